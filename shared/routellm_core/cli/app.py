@@ -1,0 +1,53 @@
+"""The `routellm` application: its commands, and how their errors are shown."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+
+from routellm_core._version import __version__
+from routellm_core.cli.score import score
+from routellm_core.errors import RouteLLMError
+
+__all__ = ["app", "run"]
+
+app = typer.Typer(
+    name="routellm",
+    help="Send each prompt to the cheapest model that answers it as well.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"routellm-integrations {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    pass
+
+
+app.command()(score)
+
+
+def run() -> None:
+    """Run the application; our own errors become one line and exit code 2."""
+    try:
+        app()
+    except RouteLLMError as error:
+        print(f"routellm: {error}", file=sys.stderr)  # noqa: T201 - this is the command line
+        raise SystemExit(2) from None
+    except BrokenPipeError:
+        # the reader (head, less) has gone; closing stderr's twin quietly is what other tools do
+        sys.stderr.close()
+        raise SystemExit(141) from None

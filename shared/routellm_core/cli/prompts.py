@@ -1,0 +1,84 @@
+"""Prompts from arguments, a file or standard input, each with the place it came from."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from routellm_core.errors import DataError
+
+__all__ = ["from_arguments", "from_file"]
+
+_JSONL = (".jsonl", ".ndjson")
+
+
+def from_arguments(prompts: Sequence[str], column: str) -> list[dict[str, Any]]:
+    """One row a prompt.
+
+    Raises:
+        DataError: A prompt is empty.
+    """
+    for position, prompt in enumerate(prompts, start=1):
+        if not prompt.strip():
+            raise DataError(f"argument {position} is an empty prompt")
+    return [{column: prompt} for prompt in prompts]
+
+
+def from_file(path: str, column: str) -> list[dict[str, Any]]:
+    """Rows of a JSONL file, or a row for each line of a plain text file; "-" is standard input.
+
+    A file named *.jsonl or *.ndjson, or one whose first line begins with "{", is JSONL: every line must
+    be a JSON object, and blank lines are skipped. In plain text a blank line is an empty prompt, except
+    at the end.
+
+    Raises:
+        DataError: No such file, not UTF-8 text, a line that is not JSON, a missing column, a prompt
+            that is empty or not text, or no prompt at all. Names the file and the line.
+    """
+    name = "standard input" if path == "-" else path
+    # not splitlines(): it also splits at characters that may stand inside a JSON string, such as U+2028
+    lines = _text(path, name).rstrip().split("\n")
+    if lines == [""]:
+        raise DataError(f"{name}: no prompts in it")
+    if path.endswith(_JSONL) or lines[0].lstrip().startswith("{"):
+        return [_row(line, f"{name}, line {n}", column) for n, line in enumerate(lines, start=1) if line.strip()]
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            raise DataError(f"{name}, line {number}: the prompt is empty")
+    return [{column: line.rstrip("\r")} for line in lines]
+
+
+def _text(path: str, name: str) -> str:
+    try:
+        raw = sys.stdin.buffer.read() if path == "-" else Path(path).read_bytes()
+    except OSError as error:
+        raise DataError(f"{name}: {error.strerror or error}") from error
+    if b"\x00" in raw:
+        line = raw[: raw.index(b"\x00")].count(b"\n") + 1
+        raise DataError(f"{name}, line {line}: holds a NUL byte, so this is a binary file; give JSONL or plain text")
+    try:
+        return raw.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = raw[: error.start].count(b"\n") + 1
+        raise DataError(f"{name}, line {line}: not UTF-8 text; give JSONL or plain text in UTF-8") from None
+
+
+def _row(line: str, where: str, column: str) -> dict[str, Any]:
+    try:
+        row = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{where}: not JSON: {error}") from None
+    if not isinstance(row, dict):
+        raise DataError(f"{where}: expected a JSON object, got {type(row).__name__}")
+    if column not in row:
+        raise DataError(f"{where}: no column {column!r}; it has {', '.join(map(repr, row)) or 'none'} "
+                        "(choose with --column)")
+    prompt = row[column]
+    if not isinstance(prompt, str):
+        raise DataError(f"{where}: column {column!r} holds {type(prompt).__name__}, not text")
+    if not prompt.strip():
+        raise DataError(f"{where}: the prompt is empty")
+    return row

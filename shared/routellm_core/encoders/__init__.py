@@ -1,0 +1,23 @@
+"""Texts to vectors. `ENCODERS` maps a kind to its class; other distributions add theirs by entry point."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from routellm_core._lazy import load
+from routellm_core.encoders.base import ENCODERS, Encoder, load_encoder
+
+if TYPE_CHECKING:
+    from routellm_core.encoders.hashing import HashingEncoder as HashingEncoder
+    from routellm_core.encoders.stacked import StackedEncoder as StackedEncoder
+    from routellm_core.encoders.static import StaticEncoder as StaticEncoder
+    from routellm_core.encoders.surface import SurfaceEncoder as SurfaceEncoder
+
+__all__ = ["ENCODERS", "Encoder", "HashingEncoder", "StackedEncoder", "StaticEncoder", "SurfaceEncoder", "load_encoder"]
+
+
+def __getattr__(name: str) -> Any:
+    targets = {target.partition(":")[2]: target for target in ENCODERS.table.values()}
+    if name in targets:
+        return load(targets[name])
+    raise AttributeError(f"module 'routellm_core.encoders' has no attribute {name!r}")

@@ -1,0 +1,152 @@
+"""Folders of config.json + model.safetensors: read strictly, written whole or not at all."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.numpy import load as parse_tensors
+from safetensors.numpy import save as format_tensors
+
+from routellm_core.errors import ConfigurationError, RouterFormatError
+
+__all__ = ["CONFIG", "FORMAT", "TENSORS", "digest_of", "read_config", "read_tensors", "replace_folder",
+           "write_bytes", "write_config", "write_tensors"]
+
+FORMAT = 1  # raised when an older version could not read the folder any more
+CONFIG = "config.json"
+TENSORS = "model.safetensors"
+_REPLACED = ".replaced"  # suffix of the previous folder while a new one takes its name
+
+
+def digest_of(*parts: bytes | str) -> str:
+    """SHA-256 over the parts, each preceded by its length, as 64 hexadecimal digits."""
+    digest = hashlib.sha256()
+    for part in parts:
+        raw = part.encode() if isinstance(part, str) else part
+        digest.update(len(raw).to_bytes(8, "little"))
+        digest.update(raw)
+    return digest.hexdigest()
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write a file so that a reader sees the old content or the new, never a part."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o666 & ~_umask())  # mkstemp makes files that only their owner reads
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def write_config(folder: Path, config: Mapping[str, Any]) -> None:
+    """Write config.json: sorted keys, so that equal content is equal bytes. NaN is refused."""
+    text = json.dumps(config, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False)
+    write_bytes(folder / CONFIG, (text + "\n").encode())
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """Read config.json and check its `format`.
+
+    Raises:
+        RouterFormatError: No such folder or file, not JSON, or written by a newer version.
+    """
+    path = folder / CONFIG
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        previous = folder.with_name(folder.name + _REPLACED)
+        hint = f"; an interrupted save left the previous one in {previous}: rename it back" if previous.is_dir() else ""
+        raise RouterFormatError(f"no {CONFIG} in {folder}, so there is nothing to load{hint}") from None
+    except (OSError, ValueError) as error:
+        raise RouterFormatError(f"{path} cannot be read: {error}") from error
+    if not isinstance(config, dict):
+        raise RouterFormatError(f"{path} must hold a JSON object, not {type(config).__name__}")
+    version = config.get("format")
+    if not isinstance(version, int) or version > FORMAT or version < 1:
+        raise RouterFormatError(f"{path} has format {version!r}; this version reads formats 1 to {FORMAT}. "
+                                "If it is newer, upgrade routellm-integrations")
+    return config
+
+
+def write_tensors(folder: Path, tensors: Mapping[str, NDArray[Any]]) -> str:
+    """Write model.safetensors and return its SHA-256."""
+    content = format_tensors({name: np.ascontiguousarray(array) for name, array in sorted(tensors.items())})
+    write_bytes(folder / TENSORS, content)
+    return hashlib.sha256(content).hexdigest()
+
+
+def read_tensors(folder: Path, sha256: str | None = None) -> dict[str, NDArray[Any]]:
+    """Read model.safetensors.
+
+    Args:
+        folder: Where the file is.
+        sha256: What config.json says of it; None skips the check.
+
+    Raises:
+        RouterFormatError: Missing, damaged, or another file than config.json was written with.
+    """
+    path = folder / TENSORS
+    try:
+        content = path.read_bytes()
+        tensors = parse_tensors(content)
+    except (OSError, SafetensorError, KeyError, ValueError) as error:
+        raise RouterFormatError(f"{path} cannot be read: {type(error).__name__}: {error}") from error
+    if sha256 is not None and hashlib.sha256(content).hexdigest() != sha256:
+        raise RouterFormatError(f"{path} is not the file that {CONFIG} beside it was written with (SHA-256 differs); "
+                                "copy the whole folder again")
+    return dict(tensors)
+
+
+def replace_folder(folder: Path, fill: Callable[[Path], None]) -> None:
+    """Make `folder` hold what `fill` writes, whole or not at all.
+
+    `fill` gets a temporary folder beside it, which is renamed when complete. An existing folder
+    is replaced only if it is empty or holds a config.json of ours.
+
+    Raises:
+        ConfigurationError: Something else is there already.
+    """
+    folder = Path(os.path.abspath(folder))
+    if folder.exists() and not (folder.is_dir() and (not any(folder.iterdir()) or (folder / CONFIG).is_file())):
+        raise ConfigurationError(f"{folder} exists and does not hold a saved router; give another path")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    previous = folder.with_name(folder.name + _REPLACED)
+    try:
+        fill(temporary)
+        os.chmod(temporary, 0o777 & ~_umask())
+        if folder.exists():
+            shutil.rmtree(previous, ignore_errors=True)
+            os.rename(folder, previous)
+        try:
+            os.rename(temporary, folder)
+        except BaseException:
+            if previous.exists() and not folder.exists():
+                os.rename(previous, folder)
+            raise
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+    shutil.rmtree(previous, ignore_errors=True)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

@@ -1,0 +1,284 @@
+"""Two or N routes, cut by thresholds on the win rate."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import logging
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import TimeoutError as FutureTimeoutError
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from routellm_core.calibration.share import check_thresholds
+from routellm_core.errors import ConfigurationError, RouteLLMError, ScoringError, UnknownKindError
+from routellm_core.routers import Router, resolve_router
+from routellm_core.types import Decision, Fallback, OnError, Reason, Stickiness
+
+__all__ = ["RouteRequest", "RoutingPolicy"]
+
+_logger = logging.getLogger("routellm_core.policy")
+
+_INLINE_PROMPTS = 8  # a quick router scores this many in under a millisecond; more would stall an event loop
+_POOL_THREADS = 2
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RouteRequest:
+    """What an adapter knows about one call before it is scored.
+
+    Attributes:
+        text: What to score; None or blank: there is nothing.
+        forced: Route the caller named.
+        tool_loop: Route that began the tool loop the history ends in, if its answer is on record.
+        conversation: Route of the newest answer on record.
+        threshold: Cut or cuts for this call instead of the policy's.
+        stickiness: For this call instead of the policy's.
+        capable: Whether a route can take the request at all (tools, images, length); None: all can.
+    """
+
+    text: str | None
+    forced: str | None = None
+    tool_loop: str | None = None
+    conversation: str | None = None
+    threshold: float | Sequence[float] | None = None
+    stickiness: Stickiness | None = None
+    capable: Callable[[str], bool] | None = None
+
+
+class RoutingPolicy:
+    """Decides, per call, which route answers. `win_rate >= threshold` is strong.
+
+    The order of a decision: forced, open tool loop, conversation, win rate against the cuts,
+    capability (which never moves a forced or a pinned call).
+
+    Args:
+        router: What scores: "default", a folder, a hub name or a `Router`.
+        routes: Names, weakest first, at least two.
+        threshold: Cut in [0, 1]; with N routes N-1 ascending cuts. 0.0 (all strong) and 1.0 are values.
+        strong_share: Instead of `threshold`, for two routes: the share of prompts like those the
+            router was calibrated on that should go strong. Neither given: share .5 (N routes: equal shares).
+        stickiness: Which earlier decisions are kept: "none", "tool_loop" or "conversation".
+        fallback: Routes tried when one fails before its first token: "none", "stronger" or "any".
+        on_error: The route when scoring fails or is late, or there is nothing to score; "raise" raises.
+        router_timeout_s: Seconds scoring may take. None: no limit, and a quick router scores inline.
+
+    Raises:
+        ConfigurationError: Arguments that contradict each other or are out of range.
+        RouteLLMError: The router cannot be loaded.
+    """
+
+    def __init__(
+        self,
+        router: Router | str | Path = "default",
+        *,
+        routes: Sequence[str] = ("weak", "strong"),
+        threshold: float | Sequence[float] | None = None,
+        strong_share: float | None = None,
+        stickiness: Stickiness = "tool_loop",
+        fallback: Fallback = "none",
+        on_error: OnError = "strong",
+        router_timeout_s: float | None = None,
+    ) -> None:
+        self.routes = tuple(routes)
+        if len(self.routes) < 2 or len(set(self.routes)) != len(self.routes):
+            raise ConfigurationError(f"need at least two routes with different names, got {list(self.routes)}")
+        _one_of("stickiness", stickiness, Stickiness)
+        _one_of("fallback", fallback, Fallback)
+        _one_of("on_error", on_error, OnError)
+        if router_timeout_s is not None and not router_timeout_s > 0:
+            raise ConfigurationError(f"router_timeout_s must be None or seconds above 0, got {router_timeout_s}")
+        if threshold is not None and strong_share is not None:
+            raise ConfigurationError("give threshold= or strong_share=, not both")
+        self.router = resolve_router(router)
+        self.stickiness: Stickiness = stickiness
+        self.fallback: Fallback = fallback
+        self.on_error: OnError = on_error
+        self.router_timeout_s = router_timeout_s
+        self.thresholds = self._own_cuts(threshold, strong_share)
+        self._pool: ThreadPoolExecutor | None = None
+
+    # -- cuts
+    def _own_cuts(self, threshold: float | Sequence[float] | None, strong_share: float | None) -> tuple[float, ...]:
+        if threshold is not None:
+            return self._checked_cuts(threshold)
+        calibration = self.router.calibration
+        if strong_share is not None and len(self.routes) > 2:
+            raise ConfigurationError(f"strong_share is for two routes; for {len(self.routes)} give "
+                                     f"threshold=[{len(self.routes) - 1} ascending numbers]")
+        if calibration is None:
+            raise ConfigurationError(f"router {self.router.name!r} was saved without a calibration: give threshold=, "
+                                     "or set router.calibration = Calibration.from_win_rates(...)")
+        if len(self.routes) > 2:
+            return tuple(calibration.cuts(len(self.routes)))
+        return (calibration.at(strong_share=0.5 if strong_share is None else strong_share).threshold,)
+
+    def _checked_cuts(self, threshold: float | Sequence[float]) -> tuple[float, ...]:
+        try:
+            single = isinstance(threshold, (int, float, np.floating)) and not isinstance(threshold, bool)
+            cuts = (float(threshold),) if single else tuple(float(t) for t in threshold)  # type: ignore[arg-type,union-attr]
+        except (TypeError, ValueError):
+            raise ConfigurationError(f"threshold must be a number or a list of numbers, got {threshold!r}") from None
+        if len(cuts) != len(self.routes) - 1 or not check_thresholds(cuts):
+            raise ConfigurationError(f"{len(self.routes)} routes need {len(self.routes) - 1} ascending threshold(s) "
+                                     f"in [0, 1], got {threshold!r}")
+        return cuts
+
+    # -- deciding
+    def decide(self, requests: Sequence[RouteRequest]) -> list[Decision]:
+        """A decision for each request; all that need a win rate are scored in one call.
+
+        Raises:
+            UnknownKindError: A request forces a route that does not exist.
+            ConfigurationError: A request's threshold or stickiness is no valid one.
+            ScoringError: Scoring failed or there was nothing to score, and `on_error` is "raise".
+        """
+        decisions, waiting = self._without_scoring(requests)
+        if waiting:
+            texts = [str(requests[i].text) for i in waiting]
+            started = time.perf_counter()
+            try:
+                win_rates = self._scored(texts)
+            except Exception as error:  # noqa: BLE001 - on_error says what a failure means
+                self._fail_open(decisions, waiting, error)
+            else:
+                self._fill(decisions, waiting, requests, win_rates, time.perf_counter() - started)
+        return [self._capable(d, r) for d, r in zip(decisions, requests, strict=True) if d is not None]
+
+    async def adecide(self, requests: Sequence[RouteRequest]) -> list[Decision]:
+        """`decide` without blocking the event loop: only a quick router and few prompts score inline."""
+        decisions, waiting = self._without_scoring(requests)
+        if waiting:
+            texts = [str(requests[i].text) for i in waiting]
+            started = time.perf_counter()
+            try:
+                win_rates = await self._ascored(texts)
+            except Exception as error:  # noqa: BLE001 - on_error says what a failure means
+                self._fail_open(decisions, waiting, error)
+            else:
+                self._fill(decisions, waiting, requests, win_rates, time.perf_counter() - started)
+        return [self._capable(d, r) for d, r in zip(decisions, requests, strict=True) if d is not None]
+
+    def _without_scoring(self, requests: Sequence[RouteRequest]) -> tuple[list[Decision | None], list[int]]:
+        decisions = [self._preset(request) for request in requests]
+        return decisions, [i for i, decision in enumerate(decisions) if decision is None]
+
+    def _preset(self, request: RouteRequest) -> Decision | None:
+        if request.threshold is not None:
+            self._checked_cuts(request.threshold)  # a bad one is the caller's error, never a scoring failure
+        stickiness = self.stickiness if request.stickiness is None else request.stickiness
+        _one_of("stickiness", stickiness, Stickiness)
+        if request.forced is not None:
+            if request.forced not in self.routes:
+                raise UnknownKindError(f"unknown route {request.forced!r}; the routes are {', '.join(self.routes)}")
+            return Decision(route=request.forced, reason="forced")
+        if stickiness != "none" and request.tool_loop in self.routes:
+            return Decision(route=str(request.tool_loop), reason="tool_loop")
+        if stickiness == "conversation" and request.conversation in self.routes:
+            return Decision(route=str(request.conversation), reason="conversation")
+        if request.text is None or not request.text.strip():
+            if self.on_error == "raise":
+                raise ScoringError("the call holds no text to score; give text=, force a route, "
+                                   "or set on_error='strong' or 'weak'")
+            return self._error_route("no_text", None)
+        return None
+
+    def _error_route(self, reason: Reason, error: str | None) -> Decision:
+        route = self.routes[0] if self.on_error == "weak" else self.routes[-1]
+        return Decision(route=route, reason=reason, router=self.router.name, error=error)
+
+    def _fail_open(self, decisions: list[Decision | None], waiting: list[int], error: Exception) -> None:
+        if self.on_error == "raise":
+            raise error
+        # only our own messages are known to hold no prompt text
+        what = f"{type(error).__name__}: {error}" if isinstance(error, RouteLLMError) else type(error).__name__
+        _logger.warning("router %r failed, taking the %s route: %s", self.router.name, self.on_error, what)
+        for i in waiting:
+            decisions[i] = self._error_route("scorer_error", what)
+
+    def _fill(self, decisions: list[Decision | None], waiting: list[int], requests: Sequence[RouteRequest],
+              win_rates: NDArray[np.float64], seconds: float) -> None:
+        scorer_ms = round(seconds * 1e3 / len(waiting), 4)
+        for i, win_rate in zip(waiting, win_rates.tolist(), strict=True):
+            threshold = requests[i].threshold
+            cuts = self.thresholds if threshold is None else self._checked_cuts(threshold)
+            reached = sum(win_rate >= cut for cut in cuts)
+            decisions[i] = Decision(route=self.routes[reached], reason="score", win_rate=win_rate,
+                                    threshold=cuts[max(reached - 1, 0)], router=self.router.name, scorer_ms=scorer_ms)
+
+    def _capable(self, decision: Decision, request: RouteRequest) -> Decision:
+        if request.capable is None or decision.reason in ("forced", "tool_loop") or request.capable(decision.route):
+            return decision
+        for route in self._others(decision.route, "any"):
+            if request.capable(route):
+                return replace(decision, route=route, reason="capability")
+        return decision  # none can: let the provider say so
+
+    # -- after a failure
+    def attempts(self, decision: Decision) -> list[Decision]:
+        """The decision, then those to try when its backend fails before the first token.
+
+        Stronger routes come in order, then (with "any") weaker ones, nearest first. A forced route
+        is an order and an open tool loop cannot change provider: both have no other.
+        """
+        if decision.reason in ("forced", "tool_loop"):
+            return [decision]
+        others = self._others(decision.route, self.fallback)
+        return [decision, *(replace(decision, route=route, fallback_from=decision.route) for route in others)]
+
+    def _others(self, route: str, fallback: Fallback) -> list[str]:
+        if fallback == "none":
+            return []
+        position = self.routes.index(route)
+        stronger = list(self.routes[position + 1 :])
+        return stronger if fallback == "stronger" else [*stronger, *reversed(self.routes[:position])]
+
+    # -- scoring
+    def _scored(self, texts: list[str]) -> NDArray[np.float64]:
+        if self.router_timeout_s is None:
+            return self.router.win_rate(texts)
+        run = contextvars.copy_context().run
+        try:
+            return self._threads().submit(run, self.router.win_rate, texts).result(self.router_timeout_s)
+        except FutureTimeoutError as error:
+            raise self._late() from error
+
+    async def _ascored(self, texts: list[str]) -> NDArray[np.float64]:
+        if self.router_timeout_s is None and self.router.is_quick and len(texts) <= _INLINE_PROMPTS:
+            return self.router.win_rate(texts)
+        pending: Awaitable[NDArray[np.float64]]
+        if type(self.router).awin_rate is not Router.awin_rate:
+            pending = self.router.awin_rate(texts)
+        else:
+            run = contextvars.copy_context().run
+            pending = asyncio.get_running_loop().run_in_executor(self._threads(), run, self.router.win_rate, texts)
+        try:
+            return await asyncio.wait_for(pending, self.router_timeout_s)
+        except asyncio.TimeoutError as error:  # noqa: UP041 - the builtin only from 3.11
+            raise self._late() from error
+
+    def _late(self) -> ScoringError:
+        return ScoringError(f"no win rate from router {self.router.name!r} within {self.router_timeout_s} s",
+                            is_retryable=True)
+
+    def _threads(self) -> ThreadPoolExecutor:
+        if self._pool is None:
+            self._pool = ThreadPoolExecutor(_POOL_THREADS, thread_name_prefix="routellm-router")
+        return self._pool
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_pool": None}  # threads do not travel
+
+    def __repr__(self) -> str:
+        return f"RoutingPolicy(router={self.router.name!r}, routes={self.routes}, thresholds={self.thresholds})"
+
+
+def _one_of(name: str, value: Any, allowed: Any) -> None:
+    if value not in get_args(allowed):
+        raise ConfigurationError(f"{name} must be one of {', '.join(map(repr, get_args(allowed)))}, got {value!r}")

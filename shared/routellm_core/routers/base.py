@@ -1,0 +1,121 @@
+"""What every router promises: prompts in, win rates in [0, 1] out, saved and restored without loss."""
+
+from __future__ import annotations
+
+import asyncio
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from routellm_core.calibration import Calibration
+from routellm_core.encoders.base import Encoder, checked_texts
+from routellm_core.errors import ConfigurationError, RouteLLMError, ScoringError
+from routellm_core.persistence import FORMAT, replace_folder, write_config, write_tensors
+
+__all__ = ["Router"]
+
+
+class Router(ABC):
+    """Estimates, for each prompt, the chance that the strong model's answer beats the weak one's.
+
+    A new router implements `_score`; to be saved it also implements `settings`, `tensors` and `restore`.
+
+    Attributes:
+        kind: Its name in the table of routers.
+        name: What records and messages call it; the kind unless something better is known.
+        encoder: What turns prompts into vectors; None for routers that need none.
+        calibration: The win rates it was calibrated on; gives thresholds for strong shares.
+        is_quick: A single prompt takes well under a millisecond, so it may be scored on an event loop.
+    """
+
+    kind: ClassVar[str]
+    is_quick: bool = False
+    encoder: Encoder | None = None
+
+    def __init__(self, *, name: str | None = None, calibration: Calibration | None = None) -> None:
+        self.name = name or self.kind
+        self.calibration = calibration
+
+    @abstractmethod
+    def _score(self, prompts: list[str]) -> NDArray[np.float64]:
+        """Win rates of at least one prompt, shape (len(prompts),). Every element is a str."""
+
+    def win_rate(self, prompts: Sequence[str]) -> NDArray[np.float64]:
+        """Chance that the strong model's answer beats the weak one's; a tie counts for the weak model.
+
+        Args:
+            prompts: Texts of any length, the empty text included; the encoder cuts long ones.
+
+        Returns:
+            Shape (len(prompts),), float64, each in [0, 1]. An empty list gives shape (0,).
+
+        Raises:
+            DataError: `prompts` is one str, or an element is not a str.
+            ScoringError: Scoring failed, or gave a wrong count or a value that is no probability;
+                `is_retryable` says whether to try again.
+        """
+        texts = checked_texts(prompts, what="prompt")
+        if not texts:
+            return np.zeros(0)
+        try:
+            win_rates = np.asarray(self._score(texts), dtype=np.float64)
+        except RouteLLMError:
+            raise
+        except Exception as error:
+            # the type only: somebody else's message may quote the prompt, and ours go into records and logs
+            raise ScoringError(f"router {self.name!r} failed with {type(error).__name__}") from error
+        if win_rates.shape != (len(texts),):
+            raise ScoringError(f"router {self.name!r} gave shape {win_rates.shape} for {len(texts)} prompts")
+        valid = (win_rates >= 0.0) & (win_rates <= 1.0)  # False for NaN too
+        if not valid.all():
+            row = int(np.flatnonzero(~valid)[0])
+            raise ScoringError(f"router {self.name!r} gave {win_rates[row]} for prompt {row}, not a value in [0, 1]")
+        return win_rates
+
+    async def awin_rate(self, prompts: Sequence[str]) -> NDArray[np.float64]:
+        """`win_rate` in a thread; routers with an asynchronous client override it."""
+        return await asyncio.to_thread(self.win_rate, prompts)
+
+    # -- saving
+    def settings(self) -> dict[str, Any]:
+        """What config.json keeps beside the tensors; plain JSON."""
+        raise ConfigurationError(f"a router of kind {self.kind!r} cannot be saved")
+
+    def tensors(self) -> dict[str, NDArray[Any]]:
+        """What model.safetensors keeps."""
+        return {}
+
+    @classmethod
+    def restore(
+        cls, settings: Mapping[str, Any], tensors: Mapping[str, NDArray[Any]], encoder: Encoder | None
+    ) -> Router:
+        """The router that had these settings and tensors. Reads known keys only."""
+        raise ConfigurationError(f"a router of kind {cls.kind!r} cannot be loaded")
+
+    def save(self, folder: str | Path) -> None:
+        """Write the router to a folder, whole or not at all; a saved router there is replaced.
+
+        Raises:
+            ConfigurationError: The folder holds something else, or this kind cannot be saved.
+        """
+        tensors = dict(self.tensors())
+        config: dict[str, Any] = {"format": FORMAT, "kind": self.kind, "name": self.name, "settings": self.settings(),
+                                  "encoder": self.encoder.describe() if self.encoder else None, "calibration": None}
+        if self.calibration is not None:
+            config["calibration"] = self.calibration.to_dict()
+            tensors["calibration.win_rates"] = self.calibration.win_rates
+
+        def fill(target: Path) -> None:
+            config["tensors_sha256"] = write_tensors(target, tensors)
+            if self.encoder is not None:
+                self.encoder.save_files(target / "encoder")
+            write_config(target, config)
+
+        replace_folder(Path(folder), fill)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}(name={self.name!r})"

@@ -1,0 +1,57 @@
+"""The records that travel between the parts: frozen, keyword-only, JSON-able."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import Any, Literal, TypeAlias
+
+__all__ = ["Decision", "Fallback", "OnError", "Reason", "Stickiness"]
+
+Reason: TypeAlias = Literal[
+    "score",  # the win rate was held against the threshold
+    "forced",  # the caller named the route
+    "tool_loop",  # an open tool loop stays where it began
+    "conversation",  # the conversation stays where it began
+    "capability",  # the scored route cannot take this request
+    "budget",  # a budget overruled the score
+    "escalated",  # the weak answer was not good enough
+    "no_text",  # nothing to score in the call
+    "scorer_error",  # scoring failed or was late
+]
+Stickiness: TypeAlias = Literal["none", "tool_loop", "conversation"]
+Fallback: TypeAlias = Literal["none", "stronger", "any"]
+OnError: TypeAlias = Literal["strong", "weak", "raise"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Decision:
+    """Why one call went where it went. Holds no prompt text.
+
+    Attributes:
+        route: Name of the route that answers.
+        reason: What decided, see `Reason`.
+        win_rate: P(strong beats weak), 0..1; None when nothing was scored.
+        threshold: The cut the win rate was held against (with N routes: the highest one it
+            reached, else the lowest).
+        router: Name of the router that scored.
+        scorer_ms: Milliseconds spent scoring this prompt (a batch's time is shared equally).
+        fallback_from: The route that failed before this one answered.
+        error: Why scoring failed, as "Type: message"; never the prompt.
+    """
+
+    route: str
+    reason: Reason
+    win_rate: float | None = None
+    threshold: float | None = None
+    router: str | None = None
+    scorer_ms: float | None = None
+    fallback_from: str | None = None
+    error: str | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """The record put on an answer: plain JSON, without the fields that are None."""
+        return {name: value for name in _DECISION_FIELDS if (value := getattr(self, name)) is not None}
+
+
+# dataclasses.asdict copies deeply and was a fifth of the adapters' profile
+_DECISION_FIELDS = tuple(field.name for field in fields(Decision))
