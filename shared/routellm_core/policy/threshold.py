@@ -221,15 +221,18 @@ class RoutingPolicy:
         return decision  # none can: let the provider say so
 
     # -- after a failure
-    def attempts(self, decision: Decision) -> list[Decision]:
+    def attempts(self, decision: Decision, request: RouteRequest | None = None) -> list[Decision]:
         """The decision, then those to try when its backend fails before the first token.
 
-        Stronger routes come in order, then (with "any") weaker ones, nearest first. A forced route
-        is an order and an open tool loop cannot change provider: both have no other.
+        Stronger routes come in order, then (with "any") weaker ones, nearest first; with the request
+        at hand, only those that can take it. A forced route is an order and an open tool loop cannot
+        change provider: both have no other.
         """
         if decision.reason in ("forced", "tool_loop"):
             return [decision]
         others = self._others(decision.route, self.fallback)
+        if request is not None and request.capable is not None:
+            others = [route for route in others if request.capable(route)]
         return [decision, *(replace(decision, route=route, fallback_from=decision.route) for route in others)]
 
     def _others(self, route: str, fallback: Fallback) -> list[str]:

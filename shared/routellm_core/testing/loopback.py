@@ -160,6 +160,7 @@ def _send_json(handler: BaseHTTPRequestHandler, status: int, payload: dict[str, 
 def _send_events(handler: BaseHTTPRequestHandler, body: dict[str, Any], reply: Reply) -> None:
     handler.send_response(200)
     handler.send_header("Content-Type", "text/event-stream")
+    handler.send_header("Transfer-Encoding", "chunked")  # so that a client can tell a cut from an end
     handler.send_header("Connection", "close")
     handler.end_headers()
     handler.close_connection = True
@@ -175,7 +176,12 @@ def _send_events(handler: BaseHTTPRequestHandler, body: dict[str, Any], reply: R
         events.append({**base, "choices": [], "usage": _usage(body, reply)})
     for sent, event in enumerate(events):
         if sent == reply.cut_after:
-            return  # without [DONE], as a lost connection ends
-        handler.wfile.write(f"data: {json.dumps(event)}\n\n".encode())
-        handler.wfile.flush()
-    handler.wfile.write(b"data: [DONE]\n\n")
+            return  # without the last chunk, as a lost connection ends
+        _send_chunk(handler, f"data: {json.dumps(event)}\n\n".encode())
+    _send_chunk(handler, b"data: [DONE]\n\n")
+    _send_chunk(handler, b"")
+
+
+def _send_chunk(handler: BaseHTTPRequestHandler, content: bytes) -> None:
+    handler.wfile.write(f"{len(content):x}\r\n".encode() + content + b"\r\n")
+    handler.wfile.flush()

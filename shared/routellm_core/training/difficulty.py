@@ -1,0 +1,457 @@
+"""Scores of many models on many prompts to a router by difficulty.
+
+1. A Rasch fit explains every score by the ability of its model, shared between all sources, and the
+   difficulty of its prompt.
+2. A ridge regression predicts the difficulties from the encoder's vectors.
+3. A logistic curve from difficulty to P(strong beats weak) is fitted to one pair's labels, on
+   difficulties that were predicted without any prompt of the same source.
+
+Everything is a closed form or a Newton iteration on fixed data: the same input gives the same router.
+
+Source: Rasch 1960; Fischer 1973 (difficulties explained by features); Platt 1999 (the logistic curve).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from routellm_core.calibration import Calibration
+from routellm_core.encoders.base import Encoder
+from routellm_core.errors import DataError
+from routellm_core.routers.difficulty import DifficultyRouter
+from routellm_core.routers.linear import sigmoid
+
+__all__ = [
+    "Block",
+    "DifficultyFit",
+    "HeldOutCalibration",
+    "LinearDifficulty",
+    "PairLabels",
+    "ReliabilityBin",
+    "ScoreTable",
+    "fit_difficulty",
+    "fit_linear_difficulty",
+    "fit_platt",
+    "fit_rasch",
+    "model_key",
+]
+
+_PRIOR_SD = 2.0  # of abilities and difficulties, in logits: keeps a prompt that all models solve finite
+_RASCH_TOLERANCE = 1e-5
+_RASCH_MAX_STEPS = 1000
+_ENCODED_AT_ONCE = 1024
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ScoreTable:
+    """Scores of models on prompts, long format.
+
+    Attributes:
+        prompts: Distinct within a source, shape (Q,).
+        sources: Where each prompt comes from, shape (Q,). A source is the unit that is held out whole, so
+            it should be one task: "exams/physics" rather than "exams".
+        models: Keys of the models, ascending, shape (M,).
+        prompt_index: Row's prompt, shape (n,).
+        model_index: Row's model, shape (n,).
+        scores: Row's score, 0 (wrong) to 1 (right), shape (n,).
+    """
+
+    prompts: tuple[str, ...] = field(repr=False)
+    sources: tuple[str, ...] = field(repr=False)
+    models: tuple[str, ...]
+    prompt_index: NDArray[np.intp] = field(repr=False)
+    model_index: NDArray[np.intp] = field(repr=False)
+    scores: NDArray[np.float64] = field(repr=False)
+
+    @classmethod
+    def from_rows(cls, rows: Iterable[tuple[str, str, float, str]]) -> ScoreTable:
+        """Build the table from rows (prompt, model, score, source).
+
+        Model names are reduced to `model_key`, so that one model counts as one in all sources.
+
+        Raises:
+            DataError: No rows, or a score outside 0..1.
+        """
+        prompt_of: dict[tuple[str, str], int] = {}
+        key_of: dict[str, str] = {}
+        prompt_index: list[int] = []
+        keys: list[str] = []
+        scores: list[float] = []
+        for number, (prompt, model, score, source) in enumerate(rows):
+            if not 0.0 <= score <= 1.0:
+                raise DataError(f"row {number}: score {score} is not in [0, 1]")
+            prompt_index.append(prompt_of.setdefault((source, prompt), len(prompt_of)))
+            keys.append(key_of.setdefault(model, model_key(model)))
+            scores.append(score)
+        if not scores:
+            raise DataError("no rows to learn difficulty from")
+        models, model_index = np.unique(np.array(keys), return_inverse=True)
+        return cls(
+            prompts=tuple(prompt for _, prompt in prompt_of),
+            sources=tuple(source for source, _ in prompt_of),
+            models=tuple(str(model) for model in models),
+            prompt_index=np.array(prompt_index, dtype=np.intp),
+            model_index=model_index.astype(np.intp).ravel(),
+            scores=np.array(scores, dtype=np.float64),
+        )
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class PairLabels:
+    """Whether the strong model of one pair (or of pairs about as far apart) beat the weak one.
+
+    Attributes:
+        prompts: Shape (n,).
+        sources: Named as in the `ScoreTable`, shape (n,).
+        strong_wins: A tie counts as False, shape (n,).
+    """
+
+    prompts: Sequence[str] = field(repr=False)
+    sources: Sequence[str] = field(repr=False)
+    strong_wins: NDArray[np.bool_] = field(repr=False)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Block:
+    """Neighbouring features that share a scale and a penalty.
+
+    Attributes:
+        width: How many features.
+        penalty: Ridge penalty per prompt on weights of features scaled to unit variance; at least 0.
+        per_column: Scale each feature on its own (unlike units) instead of all by one factor (an
+            embedding, whose small directions should stay small).
+    """
+
+    width: int
+    penalty: float
+    per_column: bool = False
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class LinearDifficulty:
+    """difficulty = features @ weights + bias, in logits, on the scale of the abilities.
+
+    Attributes:
+        weights: Shape (E,).
+        bias: Added to the product.
+        abilities: Ability of each model seen, in logits.
+        n_prompts: How many prompts it was fitted to.
+    """
+
+    weights: NDArray[np.float64] = field(repr=False)
+    bias: float
+    abilities: dict[str, float] = field(repr=False)
+    n_prompts: int
+
+    def predict(self, features: NDArray[np.float32]) -> NDArray[np.float64]:
+        """Difficulty of each row of features, shape (n,)."""
+        predicted: NDArray[np.float64] = features.astype(np.float64) @ self.weights + self.bias
+        return predicted
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReliabilityBin:
+    """One tenth of the held-out rows, ordered by win rate."""
+
+    n: int
+    mean_win_rate: float
+    share_won: float
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class HeldOutCalibration:
+    """Win rates of labelled rows whose source entered neither the fit nor the calibration.
+
+    Attributes:
+        win_rates: Shape (n,).
+        base_rates: Share of strong wins among the rows calibrated on: the forecast to beat, shape (n,).
+        strong_wins: Shape (n,).
+        sources: Shape (n,).
+    """
+
+    win_rates: NDArray[np.float64] = field(repr=False)
+    base_rates: NDArray[np.float64] = field(repr=False)
+    strong_wins: NDArray[np.bool_] = field(repr=False)
+    sources: NDArray[np.str_] = field(repr=False)
+
+    @property
+    def brier(self) -> float:
+        """Mean squared error of the win rates; 0 is perfect."""
+        return float(np.mean((self.win_rates - self.strong_wins) ** 2))
+
+    @property
+    def base_brier(self) -> float:
+        """The same of the base rate, which knows nothing of the prompt."""
+        return float(np.mean((self.base_rates - self.strong_wins) ** 2))
+
+    def reliability(self, n_bins: int = 10) -> list[ReliabilityBin]:
+        """Forecast against outcome in bins of equal size, from the lowest win rates to the highest."""
+        order = np.argsort(self.win_rates, kind="stable")
+        return [
+            ReliabilityBin(n=part.size, mean_win_rate=float(self.win_rates[part].mean()),
+                           share_won=float(self.strong_wins[part].mean()))
+            for part in np.array_split(order, n_bins)
+            if part.size
+        ]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class DifficultyFit:
+    """A fitted router, and what is known of it on prompts of sources it did not see.
+
+    Attributes:
+        router: Ready to use and to save.
+        out_of_fold: Difficulty of each prompt of the table by a fit without its source's fold, shape (Q,).
+        fold_of: Fold of each source.
+        held_out: Calibration on rows held out twice.
+    """
+
+    router: DifficultyRouter
+    out_of_fold: NDArray[np.float64] = field(repr=False)
+    fold_of: dict[str, int] = field(repr=False)
+    held_out: HeldOutCalibration
+
+
+def model_key(name: str) -> str:
+    """The name under which spellings of one model meet: lower case, without owner, host or file format.
+
+    >>> model_key("meta-llama/Meta-Llama-3.1-8B-Instruct"), model_key("Meta-Llama-3_1-8B-Instruct@host")
+    ('llama-3.1-8b-instruct', 'llama-3.1-8b-instruct')
+    """
+    key = name.lower().rsplit("/", 1)[-1].split("@", 1)[0]
+    key = re.sub(r"(?<=\d)_(?=\d)", ".", key)
+    return re.sub(r"-hf$", "", re.sub(r"^meta-", "", key))
+
+
+def fit_rasch(
+    prompt_index: NDArray[np.intp], model_index: NDArray[np.intp], scores: NDArray[np.float64]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Difficulties d and abilities a such that scores are about sigmoid(a[model] - d[prompt]).
+
+    The most probable values under normal priors (mean 0, standard deviation 2 logits) on both, by
+    Newton steps that alternate between them. Scores between 0 and 1 count as that share of a success.
+
+    Args:
+        prompt_index: Row's prompt, 0..Q-1, shape (n,).
+        model_index: Row's model, 0..M-1, shape (n,).
+        scores: In [0, 1], shape (n,).
+
+    Returns:
+        Difficulties of shape (Q,) and abilities of shape (M,), both in logits.
+    """
+    d, a = np.zeros(int(prompt_index.max()) + 1), np.zeros(int(model_index.max()) + 1)
+    precision = 1.0 / _PRIOR_SD**2
+
+    def step(index: NDArray[np.intp], values: NDArray[np.float64], sign: float) -> float:
+        p = sigmoid(a[model_index] - d[prompt_index])
+        slope = sign * np.bincount(index, scores - p, values.size) - precision * values
+        curvature = np.bincount(index, p * (1 - p), values.size) + precision
+        move = np.clip(slope / curvature, -1.0, 1.0)
+        values += move
+        return float(np.abs(move).max())
+
+    for _ in range(_RASCH_MAX_STEPS):
+        moved = max(step(prompt_index, d, -1.0), step(model_index, a, 1.0))
+        if moved < _RASCH_TOLERANCE:
+            break
+    return d, a
+
+
+def fit_linear_difficulty(
+    table: ScoreTable, features: NDArray[np.float32], *, blocks: Sequence[Block], without: Collection[str] = ()
+) -> LinearDifficulty:
+    """Rasch fit, then ridge regression of the difficulties on the features.
+
+    Args:
+        table: Scores of models on prompts.
+        features: Of the table's prompts, shape (Q, E).
+        blocks: Their widths sum to E.
+        without: Sources whose rows are not looked at, neither for difficulties nor for abilities.
+
+    Raises:
+        DataError: Nothing is left to fit, or shapes do not agree.
+    """
+    if features.shape[0] != len(table.prompts) or features.shape[1] != sum(block.width for block in blocks):
+        raise DataError(f"features have shape {features.shape}, expected ({len(table.prompts)}, "
+                        f"{sum(block.width for block in blocks)}) for this table and these blocks")
+    kept = ~np.isin(np.array(table.sources), list(without))
+    rows = np.flatnonzero(kept[table.prompt_index])
+    if rows.size == 0:
+        raise DataError(f"no rows are left without the sources {sorted(without)}")
+    prompts, prompt_index = np.unique(table.prompt_index[rows], return_inverse=True)
+    models, model_index = np.unique(table.model_index[rows], return_inverse=True)
+    difficulties, abilities = fit_rasch(prompt_index.ravel(), model_index.ravel(), table.scores[rows])
+    weights, bias = _ridge(features[prompts].astype(np.float64), difficulties, blocks)
+    return LinearDifficulty(
+        weights=weights, bias=bias, n_prompts=prompts.size,
+        abilities={table.models[model]: round(float(ability), 4)
+                   for model, ability in zip(models, abilities, strict=True)},
+    )
+
+
+def fit_platt(difficulties: ArrayLike, strong_wins: ArrayLike) -> tuple[float, float]:
+    """Slope and intercept such that P(strong wins) is about sigmoid(slope * difficulty + intercept).
+
+    Raises:
+        DataError: One outcome is missing, or the strong model does not win more often on harder prompts.
+    """
+    x, y = np.asarray(difficulties, dtype=np.float64), np.asarray(strong_wins, dtype=np.float64)
+    if not 0 < y.sum() < y.size:
+        raise DataError(f"{y.size} labels with {int(y.sum())} strong wins cannot be calibrated on; both outcomes "
+                        "must occur")
+    design = np.column_stack([x, np.ones_like(x)])
+    theta = np.array([0.0, np.log(y.mean() / (1 - y.mean()))])
+    for _ in range(100):
+        p = sigmoid(design @ theta)
+        curvature = (design * (p * (1 - p))[:, np.newaxis]).T @ design + 1e-6 * np.eye(2)
+        move = np.linalg.solve(curvature, design.T @ (y - p) - 1e-6 * theta)
+        theta += move
+        if np.abs(move).max() < 1e-10:
+            break
+    slope, intercept = float(theta[0]), float(theta[1])
+    if slope <= 0:
+        raise DataError(f"on held-out prompts the strong model does not win more often on harder ones (slope {slope:.3g}):"
+                        " these labels, or these scores, cannot make a router by difficulty")
+    return slope, intercept
+
+
+def fit_difficulty(
+    table: ScoreTable,
+    *,
+    encoder: Encoder,
+    blocks: Sequence[Block],
+    labels: PairLabels,
+    not_fitted: Collection[str] = (),
+    n_folds: int = 6,
+    sample_per_source: int = 150,
+    strong_share: float = 0.5,
+    rng: np.random.Generator,
+    name: str | None = None,
+) -> DifficultyFit:
+    """Fit, calibrate and assess a router by difficulty.
+
+    Folds are made of whole sources, because a router meets kinds of prompts that it was not trained
+    on; within a source, neighbours in the training half would flatter it. A fold rather than one
+    source is left out at a time, which costs `n_folds` fits instead of one a source. Win rates are
+    calibrated on out-of-fold difficulties, and assessed by repeating fit and calibration without
+    each fold.
+
+    The thresholds come from out-of-fold win rates with at most `sample_per_source` prompts of each
+    source: every kind of prompt has the same say, however many prompts of it happen to be published.
+
+    Args:
+        table: Scores of models on prompts; at least `n_folds` sources.
+        encoder: Turns prompts into features.
+        blocks: Partition of the encoder's vector.
+        labels: Of the pair that the win rate is for.
+        not_fitted: Sources of the table that only give prompts for the thresholds: those whose
+            scores do not measure how hard the prompt is.
+        n_folds: At least 3.
+        sample_per_source: At least 1.
+        strong_share: The share whose threshold the router is saved with, 0..1.
+        rng: Chooses the prompts of the threshold sample.
+        name: Of the router.
+
+    Raises:
+        DataError: Too few sources, labels of one outcome only, or labels that difficulty cannot explain.
+    """
+    sources = np.array(table.sources)
+    fold_of = _folds(sources[~np.isin(sources, list(not_fitted))], n_folds)
+    features, label_features = _encode(encoder, table.prompts), _encode(encoder, labels.prompts)
+    label_folds = np.array([fold_of.get(source, -1) for source in labels.sources])
+    table_folds = np.array([fold_of.get(source, -1) for source in table.sources])
+    wins = np.asarray(labels.strong_wins, dtype=np.bool_)
+
+    def fitted(*left_out: int) -> LinearDifficulty:
+        without = {source for source, fold in fold_of.items() if fold in left_out}
+        return fit_linear_difficulty(table, features, blocks=blocks, without=without | set(not_fitted))
+
+    def predicted(models: Sequence[LinearDifficulty], folds: NDArray[np.int_], of: NDArray[np.float32],
+                  whole: LinearDifficulty) -> NDArray[np.float64]:
+        # rows of sources outside the table (fold -1) are held out from every fit already
+        result = whole.predict(of)
+        for fold, model in enumerate(models):
+            result[folds == fold] = model.predict(of[folds == fold])
+        return result
+
+    final = fitted()
+    one_out = [fitted(fold) for fold in range(n_folds)]
+    slope, intercept = fit_platt(predicted(one_out, label_folds, label_features, final), wins)
+    out_of_fold = predicted(one_out, table_folds, features, final)
+
+    win_rates, base_rates = np.full(wins.size, np.nan), np.full(wins.size, np.nan)
+    for fold in range(n_folds):
+        test, rest = label_folds == fold, label_folds != fold
+        if not test.any():
+            continue
+        two_out = [fitted(fold, other) if other != fold else one_out[fold] for other in range(n_folds)]
+        inner = fit_platt(predicted(two_out, label_folds, label_features, one_out[fold])[rest], wins[rest])
+        win_rates[test] = sigmoid(inner[0] * one_out[fold].predict(label_features[test]) + inner[1])
+        base_rates[test] = wins[rest].mean()
+    seen = np.isfinite(win_rates)
+
+    sample = np.concatenate([
+        rng.permutation(np.flatnonzero(sources == source))[:sample_per_source] for source in np.unique(sources)
+    ])
+    router = DifficultyRouter(
+        encoder=encoder, weights=final.weights.astype(np.float32), bias=final.bias, slope=slope, intercept=intercept,
+        abilities=final.abilities, name=name,
+        calibration=Calibration.from_win_rates(
+            sigmoid(slope * out_of_fold[sample] + intercept), strong_share=strong_share,
+            source=f"{sample.size} prompts of {np.unique(sources).size} training sources, at most {sample_per_source} "
+                   "of each, scored by fits that had not seen their source",
+        ),
+    )
+    return DifficultyFit(
+        router=router, out_of_fold=out_of_fold, fold_of=fold_of,
+        held_out=HeldOutCalibration(win_rates=win_rates[seen], base_rates=base_rates[seen], strong_wins=wins[seen],
+                                    sources=np.array(labels.sources)[seen]),
+    )
+
+
+def _encode(encoder: Encoder, prompts: Sequence[str]) -> NDArray[np.float32]:
+    parts = [encoder.encode(prompts[start : start + _ENCODED_AT_ONCE])
+             for start in range(0, len(prompts), _ENCODED_AT_ONCE)]
+    return np.concatenate(parts) if parts else encoder.encode([])
+
+
+def _folds(sources: NDArray[np.str_], n_folds: int) -> dict[str, int]:
+    """Whole sources to folds of about equal size: the largest first, each to the smallest fold so far."""
+    names, counts = np.unique(sources, return_counts=True)
+    if n_folds < 3 or names.size < n_folds:
+        raise DataError(f"{names.size} sources cannot be parted into {n_folds} folds; at least 3 folds and as many "
+                        "sources are needed, so that one can be held out from the fit and one from the calibration")
+    sizes = np.zeros(n_folds)
+    fold_of = {}
+    for position in np.lexsort((names, -counts)):
+        fold = int(sizes.argmin())
+        fold_of[str(names[position])] = fold
+        sizes[fold] += counts[position]
+    return fold_of
+
+
+def _ridge(
+    features: NDArray[np.float64], targets: NDArray[np.float64], blocks: Sequence[Block]
+) -> tuple[NDArray[np.float64], float]:
+    """Weights for the features as they come, and the bias; the penalties apply to scaled features."""
+    n = len(targets)
+    mean = features.mean(axis=0)
+    centred = features - mean
+    scales, penalties = [], []
+    start = 0
+    for block in blocks:
+        spread = np.sqrt((centred[:, start : start + block.width] ** 2).mean(axis=0 if block.per_column else None))
+        scales.append(np.broadcast_to(spread, block.width))
+        penalties.append(np.full(block.width, block.penalty * n))
+        start += block.width
+    scale = np.concatenate(scales)
+    scale = np.where(scale > 1e-12, scale, 1.0)  # a constant feature is zero once centred
+    scaled = centred / scale
+    gram = scaled.T @ scaled + np.diag(np.concatenate(penalties) + 1e-9 * n)
+    weights = np.linalg.solve(gram, scaled.T @ (targets - targets.mean())) / scale
+    return weights, float(targets.mean() - mean @ weights)
