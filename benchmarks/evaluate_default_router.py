@@ -15,14 +15,13 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
+from card import fill
 
 from routellm_core import load_router
 from routellm_core.evaluation import apgr, apgr_interval, cpt, paper_apgr, paper_cpt
-from routellm_core.persistence import digest_of, write_bytes
+from routellm_core.persistence import digest_of
 
 ROOT = Path(__file__).resolve().parent.parent
-CARD = ROOT / "shared" / "routellm_core" / "models" / "default" / "README.md"
-BEGIN, END = "<!-- evaluation: begin -->", "<!-- evaluation: end -->"
 BENCHMARKS = (("MMLU", "mmlu"), ("GSM8K", "gsm8k"), ("MT-Bench", "mt_bench"))
 
 
@@ -73,12 +72,7 @@ def main() -> None:
                       "difference under 0.1 on MT-Bench's 72 prompts is noise."])
     print(text)
     if arguments.card:
-        card = CARD.read_text(encoding="utf-8")
-        before, _, rest = card.partition(BEGIN)
-        _, _, after = rest.partition(END)
-        if not rest or END not in card:
-            raise SystemExit(f"{CARD} lacks the marks {BEGIN} and {END}")
-        write_bytes(CARD, f"{before}{BEGIN}\n{text}\n{END}{after}".encode())
+        fill("evaluation", text)
 
 
 if __name__ == "__main__":

@@ -17,12 +17,11 @@ from pathlib import Path
 
 import numpy as np
 
+from card import fill
+
 from routellm_core import RoutingPolicy, load_router
-from routellm_core.persistence import write_bytes
 
 HERE = Path(__file__).resolve().parent
-CARD = HERE.parent / "shared" / "routellm_core" / "models" / "default" / "README.md"
-BEGIN, END = "<!-- languages: begin -->", "<!-- languages: end -->"
 
 
 def rank_correlation(one: np.ndarray, other: np.ndarray) -> float:
@@ -60,12 +59,7 @@ def main() -> None:
                       "hard prompts of our own in each language (benchmarks/data/multilingual.jsonl)."])
     print(text)
     if arguments.card:
-        card = CARD.read_text(encoding="utf-8")
-        before, begin, rest = card.partition(BEGIN)
-        _, end, after = rest.partition(END)
-        if not begin or not end:
-            raise SystemExit(f"{CARD} lacks the marks {BEGIN} and {END}")
-        write_bytes(CARD, f"{before}{BEGIN}\n{text}\n{END}{after}".encode())
+        fill("languages", text)
 
 
 if __name__ == "__main__":

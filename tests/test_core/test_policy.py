@@ -268,6 +268,14 @@ def test_a_http_clients_own_transport_errors_may_fall_back():
     assert not may_fall_back(httpx.InvalidURL("no"))
 
 
+def test_a_client_librarys_error_may_fall_back_when_a_lost_connection_caused_it():
+    openai, httpx = pytest.importorskip("openai"), pytest.importorskip("httpx")
+    for cause, passing in ((httpx.ConnectError("refused"), True), (TimeoutError(), True), (ValueError(), False)):
+        error = openai.APIConnectionError(request=httpx.Request("POST", "http://127.0.0.1/"))
+        error.__cause__ = cause  # as `raise ... from` does; the error itself carries no status
+        assert may_fall_back(error) is passing
+
+
 # -- the rest
 def test_a_decision_is_plain_json_without_empty_fields_and_cannot_be_changed():
     decision = decide(RoutingPolicy(ScriptedRouter(0.25), threshold=0.5))

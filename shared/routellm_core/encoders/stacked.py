@@ -50,7 +50,7 @@ class StackedEncoder(Encoder):
         return {"encoders": [encoder.describe() for encoder in self.encoders]}
 
     def _encode(self, texts: list[str]) -> NDArray[np.float32]:
-        return np.concatenate([encoder.encode(texts) for encoder in self.encoders], axis=1)
+        return np.concatenate([encoder._encode(texts) for encoder in self.encoders], axis=1)  # checked once, by us
 
     def save_files(self, folder: Path) -> None:
         for position, encoder in enumerate(self.encoders):

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,11 +16,10 @@ from routellm_core.encoders.text import clean_and_cut
 from routellm_core.errors import ConfigurationError, RouterFormatError
 from routellm_core.persistence import digest_of
 
-if TYPE_CHECKING:
-    from model2vec import StaticModel
-
 __all__ = ["StaticEncoder"]
 
+_BLOCK_TOKENS = 1 << 14  # bounds the memory of one pass: this many float32 vectors
+_VERSION = "1"  # part of the digest; change it with anything that changes a vector
 _FILES = ("config.json", "model.safetensors", "tokenizer.json")  # model2vec's own layout
 
 
@@ -44,15 +43,15 @@ class StaticEncoder(Encoder):
             raise ConfigurationError(f"max_characters must be at least 2, got {max_characters}")
         self.folder = Path(folder)
         self.max_characters = int(max_characters)
-        self._model = _load(self.folder)
+        self._tokenize, self._table, self._unit_length = _load(self.folder)
         self._digest = digest_of(
-            "static", str(self.max_characters),
+            "static", _VERSION, str(self.max_characters),
             *(hashlib.sha256((self.folder / name).read_bytes()).hexdigest() for name in _FILES),
         )
 
     @property
     def dim(self) -> int:
-        return int(self._model.dim)
+        return int(self._table.shape[1])
 
     @property
     def digest(self) -> str:
@@ -62,8 +61,16 @@ class StaticEncoder(Encoder):
         return {"max_characters": self.max_characters}
 
     def _encode(self, texts: list[str]) -> NDArray[np.float32]:
-        vectors = self._model.encode(clean_and_cut(texts, self.max_characters), use_multiprocessing=False)
-        return np.asarray(vectors, dtype=np.float32)
+        # not StaticModel.encode: it stops at 512 tokens, and switches the tokenizer's truncation at every
+        # call, which another thread's call must not see
+        tokens = self._tokenize(clean_and_cut(texts, self.max_characters))
+        vectors = np.zeros((len(texts), self.dim), dtype=np.float32)
+        for rows, ids in _of_equal_length(tokens):
+            vectors[rows] = self._table[ids].mean(axis=1)
+        if self._unit_length:
+            norms = np.linalg.norm(vectors, axis=1, keepdims=True)
+            vectors /= np.where(norms > 0, norms, 1.0)
+        return vectors
 
     def save_files(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
@@ -75,15 +82,37 @@ class StaticEncoder(Encoder):
         return cls(folder, **settings)
 
 
-def _load(folder: Path) -> StaticModel:
+def _of_equal_length(tokens: list[list[int]]) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
+    """Rows, and their token ids as a matrix: one array operation serves all texts of one length."""
+    counts = np.fromiter(map(len, tokens), dtype=np.int64, count=len(tokens))
+    by_count = np.argsort(counts, kind="stable")
+    lengths, firsts = np.unique(counts[by_count], return_index=True)
+    for length, group in zip(lengths.tolist(), np.split(by_count, firsts[1:]), strict=True):
+        if length == 0:
+            continue  # no token known: the row stays zero
+        step = max(1, _BLOCK_TOKENS // length)
+        for start in range(0, len(group), step):
+            rows = group[start : start + step]
+            yield rows, np.array([tokens[row] for row in rows], dtype=np.int64)
+
+
+def _load(folder: Path) -> tuple[Callable[[list[str]], list[list[int]]], NDArray[np.float32], bool]:
+    """The tokenizer, one float32 vector a token id, and whether results get unit length."""
     missing = [name for name in _FILES if not (folder / name).is_file()]
     if missing:
         raise RouterFormatError(f"{folder} is not a model2vec folder: {', '.join(missing)} missing")
     from model2vec import StaticModel
 
     try:
-        # float32 once here: averaging 8-bit rows would convert them again at every call
-        return StaticModel.from_pretrained(folder, quantize_to="float32")
+        model = StaticModel.from_pretrained(folder)
+        # float32 and weighted once here: averaging 8-bit rows would convert and weight them again at every call
+        table = np.asarray(model.embedding, dtype=np.float32)
+        if model.token_mapping is not None:
+            table = table[model.token_mapping]
+        if model.weights is not None:
+            table = table * np.asarray(model.weights, dtype=np.float32)[:, None]
+        model.tokenizer.no_truncation()  # clean_and_cut bounds the length, and keeps the end of a text
+        return model.tokenize, table, bool(model.normalize)
     except Exception as error:
         raise RouterFormatError(f"{folder} cannot be loaded as a model2vec model: "
                                 f"{type(error).__name__}: {error}") from error

@@ -24,8 +24,13 @@ def may_fall_back(error: BaseException) -> bool:
     retryable = getattr(error, "is_retryable", None)
     if isinstance(retryable, bool):
         return retryable
+    # client libraries raise an error of their own from the one their HTTP client met
+    return _is_out_of_reach(error) or _is_out_of_reach(error.__cause__)
+
+
+def _is_out_of_reach(error: BaseException | None) -> bool:
     if isinstance(error, (ConnectionError, TimeoutError)):
         return True
     # some integrations let their HTTP client's errors out as they are
-    httpx = sys.modules.get("httpx")
-    return httpx is not None and isinstance(error, httpx.TransportError)
+    clients = (sys.modules.get(name) for name in ("httpx", "httpx2"))
+    return any(client is not None and isinstance(error, client.TransportError) for client in clients)

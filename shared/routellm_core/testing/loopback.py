@@ -55,6 +55,10 @@ def _echo(request: dict[str, Any]) -> Reply:
     return Reply(text=f"{request['model']} answers: {content[:80]}")
 
 
+class _Server(ThreadingHTTPServer):
+    request_queue_size = 512  # tests send hundreds of requests at once; the default refuses them after five
+
+
 class LoopbackOpenAI:
     """`with LoopbackOpenAI() as server: ChatOpenAI(base_url=server.url, api_key="none", model="m")`.
 
@@ -97,7 +101,7 @@ class LoopbackOpenAI:
             def log_message(self, format: str, *args: Any) -> None:
                 pass  # tests read `requests` instead
 
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._server = _Server(("127.0.0.1", 0), Handler)
         self._server.daemon_threads = True
         threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
         return self

@@ -315,8 +315,8 @@ def fit_platt(difficulties: ArrayLike, strong_wins: ArrayLike) -> tuple[float, f
             break
     slope, intercept = float(theta[0]), float(theta[1])
     if slope <= 0:
-        raise DataError(f"on held-out prompts the strong model does not win more often on harder ones (slope {slope:.3g}):"
-                        " these labels, or these scores, cannot make a router by difficulty")
+        raise DataError(f"on held-out prompts the strong model does not win more often on harder ones (slope "
+                        f"{slope:.3g}): these labels, or these scores, cannot make a router by difficulty")
     return slope, intercept
 
 

@@ -1,0 +1,66 @@
+"""The configuration of a call: what the constructor adds to it, what of it is ours, what a child sees of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, cast
+
+from langchain_core.callbacks import BaseCallbackHandler, BaseCallbackManager
+from langchain_core.runnables import RunnableConfig
+from langchain_core.runnables.config import ensure_config
+
+from langchain_routellm._record import PREFIX
+
+__all__ = ["DECISION", "for_child", "split", "with_defaults"]
+
+DECISION = "__routellm_decision"
+"""A batch's decision on its way to the item; langchain keeps keys with "__" out of traces."""
+
+
+def with_defaults(config: RunnableConfig | None, own: RunnableConfig) -> RunnableConfig:
+    """The call's config with the constructor's part, which becomes inheritable.
+
+    In LangChain a constructor's callbacks are local to the run; a usage handler would then see chain events
+    only and count nothing. Merged by hand: merge_configs() would bring back the ambient callbacks that a
+    caller silenced with {"callbacks": []}.
+    """
+    merged = ensure_config(config)
+    if own_tags := own.get("tags"):
+        merged["tags"] = [*own_tags, *merged.get("tags", [])]
+    if own_metadata := own.get("metadata"):
+        merged["metadata"] = {**own_metadata, **merged.get("metadata", {})}
+    if own_callbacks := own.get("callbacks"):
+        merged["callbacks"] = _joined_callbacks(own_callbacks, merged.get("callbacks"))
+    return merged
+
+
+def _joined_callbacks(own: Any, given: Any) -> Any:
+    handlers: list[BaseCallbackHandler] = list(own.handlers if isinstance(own, BaseCallbackManager) else own)
+    if given is None or isinstance(given, list):
+        return [*handlers, *(handler for handler in given or [] if handler not in handlers)]
+    manager = given.copy()
+    for handler in handlers:
+        manager.add_handler(handler, inherit=True)
+    return manager
+
+
+def split(config: RunnableConfig, kwargs: dict[str, Any]) -> tuple[Mapping[str, Any], dict[str, Any]]:
+    """This call's settings, and its arguments without `model=`, which names a route."""
+    settings: Mapping[str, Any] = config.get("configurable") or {}
+    if "model" not in kwargs:
+        return settings, kwargs
+    rest = {name: value for name, value in kwargs.items() if name != "model"}
+    if kwargs["model"] is None:
+        return settings, rest
+    return {**settings, PREFIX + "route": kwargs["model"]}, rest
+
+
+def for_child(config: RunnableConfig, callbacks: BaseCallbackManager | None) -> RunnableConfig:
+    """The config of a child run. Our own settings stop here, or a nested router would obey its parent's."""
+    child = dict(config)
+    child.pop("run_name", None)
+    if callbacks is not None:
+        child["callbacks"] = callbacks
+    child["configurable"] = {name: value for name, value in (config.get("configurable") or {}).items()
+                             if not name.startswith(PREFIX) and name != DECISION}
+    return cast("RunnableConfig", child)

@@ -1,0 +1,122 @@
+"""What a ChatRouteLLM tells the plumbing: the request, the history and the backend of each call."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from langchain_core.language_models.chat_models import BaseChatModel
+from langchain_core.messages import AIMessage, BaseMessage
+from langchain_core.outputs import LLMResult
+from langchain_core.runnables import Runnable, RunnableConfig
+from routellm_core.policy import RouteRequest
+
+from langchain_routellm._backends import Needs, can_take
+from langchain_routellm._history import conversation_route, portable, text_to_score, tool_loop_route
+from langchain_routellm._record import PREFIX
+from langchain_routellm._routed import Host
+from langchain_routellm._tools import bound_to
+
+if TYPE_CHECKING:
+    from langchain_routellm.chat_models import ChatRouteLLM
+
+__all__ = ["ChatHost", "GenerateHost"]
+
+
+class ChatHost(Host):
+    """Routes to the backends of a `ChatRouteLLM`."""
+
+    structured = False
+
+    def __init__(self, router: ChatRouteLLM) -> None:
+        self.router = router
+        self.policy = router.routing_policy
+        self.name = router.get_name()
+        self.verbose = router.verbose
+        self.defaults = RunnableConfig()
+        if router.callbacks:
+            self.defaults["callbacks"] = router.callbacks
+        if router.tags:
+            self.defaults["tags"] = router.tags
+        if router.metadata:
+            self.defaults["metadata"] = router.metadata
+        # the input is looked at by request() and child_input(), and converted once
+        self._converted: tuple[Any, list[BaseMessage]] | None = None
+
+    def messages(self, value: Any) -> list[BaseMessage]:
+        """The input as messages."""
+        if self._converted is None or self._converted[0] is not value:
+            self._converted = (value, self.router._convert_input(value).to_messages())
+        return self._converted[1]
+
+    def request(self, value: Any, settings: Mapping[str, Any], kwargs: Mapping[str, Any], *,
+                may_wait: bool) -> RouteRequest:
+        messages = self.messages(value)
+        needs = Needs(messages, tools=bool(kwargs.get("tools")), structured=self.structured)
+        router = self.router
+
+        def capable(route: str) -> bool:
+            # before a "provider:model" string is resolved nothing is known; resolving may take seconds
+            return not (may_wait or router._is_made(route)) or can_take(router._backend(route), needs)
+
+        return RouteRequest(
+            text=text_to_score(messages, router.text),
+            forced=settings.get(PREFIX + "route"),
+            tool_loop=tool_loop_route(messages),
+            conversation=conversation_route(messages),
+            threshold=settings.get(PREFIX + "threshold"),
+            stickiness=settings.get(PREFIX + "stickiness"),
+            capable=capable,
+        )
+
+    def target(self, route: str, kwargs: Mapping[str, Any]) -> tuple[Runnable[Any, Any], dict[str, Any]]:
+        return bound_to(self.router._backend(route), route, kwargs)
+
+    def child_input(self, value: Any, route: str) -> Any:
+        if not self.router.normalize_history:
+            return value
+        messages = self.messages(value)
+        if not any(isinstance(message, AIMessage) for message in messages):
+            return value
+        backend = self.router._backend(route)
+        rewritten = portable(messages, route, lambda: backend._get_ls_params().get("ls_provider"),
+                             is_router=backend._llm_type == self.router._llm_type)
+        return value if rewritten is messages else rewritten
+
+    def is_ready(self, route: str) -> bool:
+        return self.router._is_made(route)
+
+    def make_ready(self, route: str) -> None:
+        self.router._backend(route)
+
+
+class GenerateHost(ChatHost):
+    """The same for `generate`, which wants the backend's LLMResult."""
+
+    def messages(self, value: Any) -> list[BaseMessage]:
+        converted: list[BaseMessage] = value
+        return converted
+
+    def target(self, route: str, kwargs: Mapping[str, Any]) -> tuple[Runnable[Any, Any], dict[str, Any]]:
+        bound, rest = super().target(route, kwargs)
+        arguments: Mapping[str, Any] = getattr(bound, "kwargs", {})
+        return _Generate(self.router._backend(route)), {**arguments, **rest}
+
+
+class _Generate(Runnable[list[BaseMessage], LLMResult]):
+    """`generate` as the plumbing calls a target."""
+
+    def __init__(self, backend: BaseChatModel) -> None:
+        self.backend = backend
+
+    def invoke(self, input: list[BaseMessage], config: RunnableConfig | None = None, **kwargs: Any) -> LLMResult:
+        return self.backend.generate([input], **_run_options(config), **kwargs)
+
+    async def ainvoke(self, input: list[BaseMessage], config: RunnableConfig | None = None,
+                      **kwargs: Any) -> LLMResult:
+        return await self.backend.agenerate([input], **_run_options(config), **kwargs)
+
+
+def _run_options(config: RunnableConfig | None) -> dict[str, Any]:
+    given = config or RunnableConfig()
+    return {"callbacks": given.get("callbacks"), "tags": given.get("tags"), "metadata": given.get("metadata")}

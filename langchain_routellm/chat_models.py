@@ -1,0 +1,367 @@
+"""ChatRouteLLM: a chat model that hands each call to the cheapest backend that answers it as well."""
+
+from __future__ import annotations
+
+import asyncio
+import warnings
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, cast
+
+from langchain_core.callbacks import (
+    AsyncCallbackManagerForLLMRun,
+    CallbackManagerForLLMRun,
+    Callbacks,
+)
+from langchain_core.language_models import LangSmithParams, LanguageModelInput, ModelProfile
+from langchain_core.language_models.chat_models import BaseChatModel
+from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage, HumanMessage
+from langchain_core.messages.utils import count_tokens_approximately
+from langchain_core.outputs import ChatGeneration, ChatResult, LLMResult
+from langchain_core.runnables import Runnable, RunnableConfig
+from pydantic import ConfigDict, Field, PrivateAttr
+from routellm_core.errors import ConfigurationError
+from routellm_core.policy import RoutingPolicy
+from routellm_core.routers import Router
+from routellm_core.types import Fallback, OnError, Stickiness
+
+from langchain_routellm import _events, _routed
+from langchain_routellm._backends import checked_models, common_profile, made, tuned
+from langchain_routellm._host import ChatHost, GenerateHost
+from langchain_routellm._structured import StructuredRoute
+from langchain_routellm._tools import DeferredTools, RouterBinding
+
+__all__ = ["ChatRouteLLM"]
+
+_POLICY_OPTIONS: dict[str, Any] = {"router": "default", "threshold": None, "strong_share": None,
+                                   "stickiness": "tool_loop", "fallback": "none", "on_error": "strong",
+                                   "router_timeout_s": None}
+_PASSED_DOWN = {"output_version": None, "disable_streaming": False}  # behaviour of the call: the backends need it
+
+
+class ChatRouteLLM(BaseChatModel):
+    """A chat model over two or more others: easy prompts go to the cheap one, hard ones to the good one.
+
+    Every way to call a chat model works and is routed, tools and structured output included. Each answer says
+    where it came from in `response_metadata["routellm"]`.
+
+    The newest human message is scored (a short follow-up such as "why?" together with the last substantial
+    one). A tool loop stays on the route where it began. One call can differ through
+    `config["configurable"]`: `routellm_route` (a route's name), `routellm_threshold`, `routellm_stickiness`;
+    `model="strong"` as a call argument names a route too.
+
+    Args:
+        strong: The better backend: a chat model, or a "provider:model" string that becomes one on first use
+            (needs the package langchain and the provider's own). Generation settings belong to the backends.
+        weak: The cheaper backend.
+        models: Instead of both: backends by route name, weakest first.
+        router: What scores: "default", a folder, a hub name or a `Router`.
+        threshold: Win rates from here on go to the strong model, 0..1; N routes: N-1 ascending cuts.
+        strong_share: Instead of `threshold`, for two routes: the share of prompts that should go strong.
+        policy: Instead of all routing options: a `RoutingPolicy` over the same route names.
+        text: From the messages to the text that is scored; None or "" means there is none.
+        stickiness: Which earlier decisions are kept: "none", "tool_loop" or "conversation".
+        fallback: Routes tried when a backend fails before its first token: "none", "stronger" or "any".
+        on_error: The route when scoring fails, is late, or finds no text: "strong", "weak" or "raise".
+        router_timeout_s: Seconds that scoring may take; None: no limit.
+        normalize_history: Rewrite turns of other routes into text and tool calls, as most clients refuse the
+            content blocks of others.
+        profile: What all backends can do; None: the intersection of theirs, nothing if one has none.
+        **kwargs: `callbacks`, `tags`, `metadata`, `name`, `output_version`, `disable_streaming` and `verbose`
+            as for every chat model; callbacks also see the backends' runs.
+
+    Raises:
+        ConfigurationError: Arguments that contradict each other or are out of range.
+        MissingExtraError: On first use of a string, when a package for it is not installed.
+        RouteLLMError: The router cannot be loaded; in a call, as `RoutingPolicy.decide`.
+
+    Example:
+        >>> from langchain_core.language_models import FakeListChatModel
+        >>> from routellm_core.testing import ScriptedRouter
+        >>> router = ScriptedRouter(lambda prompt: 0.9 if "prove" in prompt else 0.1)
+        >>> llm = ChatRouteLLM(
+        ...     strong=FakeListChatModel(responses=["a proof"]),
+        ...     weak=FakeListChatModel(responses=["hello"]),
+        ...     router=router, threshold=0.5)
+        >>> answer = llm.invoke("Please prove it.")
+        >>> answer.text, answer.response_metadata["routellm"]["route"]
+        ('a proof', 'strong')
+    """
+
+    models: dict[str, BaseChatModel | str] = Field(default_factory=dict)
+    router: Any = Field(default="default", exclude=True)
+    threshold: Any = None
+    strong_share: float | None = None
+    policy: Any = Field(default=None, exclude=True, repr=False)
+    text: Callable[..., Any] | None = Field(default=None, exclude=True)
+    stickiness: Stickiness = "tool_loop"
+    fallback: Fallback = "none"
+    on_error: OnError = "strong"
+    router_timeout_s: float | None = None
+    normalize_history: bool = True
+
+    model_config = ConfigDict(arbitrary_types_allowed=True)
+    _policy: RoutingPolicy = PrivateAttr()
+    _made: dict[str, BaseChatModel] = PrivateAttr(default_factory=dict)
+
+    def __init__(
+        self,
+        *,
+        strong: BaseChatModel | str | None = None,
+        weak: BaseChatModel | str | None = None,
+        models: Mapping[str, BaseChatModel | str] | None = None,
+        router: Router | str | Path = "default",
+        threshold: float | Sequence[float] | None = None,
+        strong_share: float | None = None,
+        policy: RoutingPolicy | None = None,
+        text: Callable[[list[BaseMessage]], str | None] | None = None,
+        stickiness: Stickiness = "tool_loop",
+        fallback: Fallback = "none",
+        on_error: OnError = "strong",
+        router_timeout_s: float | None = None,
+        normalize_history: bool = True,
+        profile: ModelProfile | None = None,
+        **kwargs: Any,
+    ) -> None:
+        # all of it before pydantic, which would wrap our errors into its own
+        routes = checked_models(strong, weak, models)
+        if text is not None and not callable(text):
+            raise ConfigurationError(f"text= is a function from the messages to a str, got {type(text).__name__}")
+        options = {"router": router, "threshold": threshold, "strong_share": strong_share, "stickiness": stickiness,
+                   "fallback": fallback, "on_error": on_error, "router_timeout_s": router_timeout_s}
+        decides = _policy_for(tuple(routes), policy, options)
+        unknown = sorted(set(kwargs) - set(type(self).model_fields))
+        if unknown:
+            warnings.warn(f"{type(self).__name__} ignores {', '.join(unknown)}: set what concerns the answer "
+                          "on its backends", stacklevel=2)
+        ignored = [name for name in ("cache", "rate_limiter") if kwargs.get(name) not in (None, False)]
+        if ignored:
+            warnings.warn(f"{type(self).__name__} ignores {' and '.join(ignored)}: set them on its backends",
+                          stacklevel=2)
+        super().__init__(
+            **{name: value for name, value in kwargs.items() if name not in unknown},
+            models=routes, router=decides.router, policy=policy, text=text, profile=profile,
+            threshold=threshold if policy is None else _plain(decides.thresholds),
+            strong_share=strong_share, stickiness=decides.stickiness, fallback=decides.fallback,
+            on_error=decides.on_error, router_timeout_s=decides.router_timeout_s, normalize_history=normalize_history)
+        self._policy = decides
+
+    # -- what is behind it
+    @property
+    def routing_policy(self) -> RoutingPolicy:
+        """What decides: the policy that was given, or the one made of the constructor's arguments."""
+        return self._policy
+
+    def _is_made(self, route: str) -> bool:
+        return route in self._made or not isinstance(self.models[route], str)
+
+    def _backend(self, route: str) -> BaseChatModel:
+        backend = self._made.get(route)
+        if backend is None:
+            given = self.models[route]
+            backend = made(given, route) if isinstance(given, str) else given
+            passed = {name: getattr(self, name) for name, default in _PASSED_DOWN.items()
+                      if getattr(self, name) != default}
+            # two threads may both get here; one result wins
+            backend = self._made.setdefault(route, tuned(backend, passed))
+        return backend
+
+    def _resolve_model_profile(self) -> ModelProfile | None:
+        return common_profile(self.models.values())
+
+    # -- copies and pickles
+    def __copy__(self) -> ChatRouteLLM:
+        copy = super().__copy__()
+        copy._made = {}
+        return copy
+
+    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> ChatRouteLLM:
+        """A copy whose routing follows the updated fields."""
+        copy = super().model_copy(update=update, deep=deep)
+        copy._made = {}
+        if update and not set(update).isdisjoint((*_POLICY_OPTIONS, "policy", "models")):
+            options = {name: getattr(copy, name) for name in _POLICY_OPTIONS}
+            copy._policy = _policy_for(tuple(copy.models), copy.policy, options)
+        return copy
+
+    def __getstate__(self) -> dict[Any, Any]:
+        state = super().__getstate__()
+        state["__pydantic_private__"] = {**(state["__pydantic_private__"] or {}), "_made": {}}
+        return state
+
+    # -- identity: never that of a backend, or agents would pick its native structured output for all of them
+    @property
+    def _llm_type(self) -> str:
+        return "routellm"
+
+    @property
+    def _identifying_params(self) -> dict[str, Any]:
+        return {"routes": list(self.models), "router": self._policy.router.name,
+                "threshold": _plain(self._policy.thresholds), "stickiness": self.stickiness,
+                "fallback": self.fallback, "on_error": self.on_error}
+
+    def _get_ls_params(self, stop: list[str] | None = None, **kwargs: Any) -> LangSmithParams:
+        params = super()._get_ls_params(stop=stop, **kwargs)
+        params["ls_provider"] = "routellm"
+        params.setdefault("ls_model_name", "routellm")
+        return params
+
+    def get_num_tokens(self, text: str) -> int:
+        """An estimate; the backends count differently, and the inherited counter needs transformers."""
+        if self.custom_get_token_ids is not None:
+            return super().get_num_tokens(text)
+        return count_tokens_approximately([HumanMessage(text)])
+
+    def get_num_tokens_from_messages(self, messages: list[BaseMessage], tools: Sequence[Any] | None = None) -> int:
+        """An estimate, as `get_num_tokens`."""
+        if self.custom_get_token_ids is not None:
+            return super().get_num_tokens_from_messages(messages, tools)
+        return count_tokens_approximately(messages, tools=list(tools) if tools else None)
+
+    # -- calls
+    def invoke(self, input: LanguageModelInput, config: RunnableConfig | None = None, *,
+               stop: list[str] | None = None, **kwargs: Any) -> AIMessage:
+        return cast("AIMessage", _routed.invoke(ChatHost(self), input, config, _with_stop(stop, kwargs)))
+
+    async def ainvoke(self, input: LanguageModelInput, config: RunnableConfig | None = None, *,
+                      stop: list[str] | None = None, **kwargs: Any) -> AIMessage:
+        return cast("AIMessage", await _routed.ainvoke(ChatHost(self), input, config, _with_stop(stop, kwargs)))
+
+    def stream(self, input: LanguageModelInput, config: RunnableConfig | None = None, *,
+               stop: list[str] | None = None, **kwargs: Any) -> Iterator[AIMessageChunk]:
+        return _routed.stream(ChatHost(self), input, config, _with_stop(stop, kwargs))
+
+    def astream(self, input: LanguageModelInput, config: RunnableConfig | None = None, *,
+                stop: list[str] | None = None, **kwargs: Any) -> AsyncIterator[AIMessageChunk]:
+        return _routed.astream(ChatHost(self), input, config, _with_stop(stop, kwargs))
+
+    def stream_events(self, input: LanguageModelInput, config: RunnableConfig | None = None, *,
+                      version: str = "v2", **kwargs: Any) -> Any:
+        if version == "v3":
+            return _events.stream_events(ChatHost(self), input, config, kwargs)
+        return super().stream_events(input, config, version=cast("Any", version), **kwargs)
+
+    def astream_events(self, input: LanguageModelInput, config: RunnableConfig | None = None, *,
+                       version: str = "v2", **kwargs: Any) -> Any:
+        if version == "v3":
+            return _events.astream_events(ChatHost(self), input, config, kwargs)
+        return super().astream_events(input, config, version=cast("Any", version), **kwargs)
+
+    # -- many at once: the router is asked once
+    def batch(self, inputs: list[LanguageModelInput], config: Any = None, *, return_exceptions: bool = False,
+              **kwargs: Any) -> list[AIMessage]:
+        configs = _routed.decided(ChatHost(self), inputs, config, kwargs, return_exceptions=return_exceptions)
+        return super().batch(inputs, configs, return_exceptions=return_exceptions, **kwargs)
+
+    async def abatch(self, inputs: list[LanguageModelInput], config: Any = None, *, return_exceptions: bool = False,
+                     **kwargs: Any) -> list[AIMessage]:
+        configs = await _routed.adecided(ChatHost(self), inputs, config, kwargs, return_exceptions=return_exceptions)
+        return await super().abatch(inputs, configs, return_exceptions=return_exceptions, **kwargs)
+
+    def batch_as_completed(self, inputs: Sequence[LanguageModelInput], config: Any = None, *,
+                           return_exceptions: bool = False, **kwargs: Any) -> Iterator[Any]:
+        configs = _routed.decided(ChatHost(self), inputs, config, kwargs, return_exceptions=return_exceptions)
+        yield from super().batch_as_completed(inputs, configs, return_exceptions=cast("Any", return_exceptions),
+                                              **kwargs)
+
+    async def abatch_as_completed(self, inputs: Sequence[LanguageModelInput], config: Any = None, *,
+                                  return_exceptions: bool = False, **kwargs: Any) -> AsyncIterator[Any]:
+        configs = await _routed.adecided(ChatHost(self), inputs, config, kwargs, return_exceptions=return_exceptions)
+        async for item in super().abatch_as_completed(inputs, configs, return_exceptions=cast("Any", return_exceptions),
+                                                      **kwargs):
+            yield item
+
+    def generate(self, messages: list[list[BaseMessage]], stop: list[str] | None = None, callbacks: Callbacks = None,
+                 **kwargs: Any) -> LLMResult:
+        """Each prompt goes its own way; the generations' messages carry the records."""
+        host, configs, kwargs = GenerateHost(self), *_generate_configs(len(messages), callbacks, stop, kwargs)
+        configs = _routed.decided(host, messages, configs, kwargs, return_exceptions=False)
+        return _as_one([_routed.invoke(GenerateHost(self), prompt, config, kwargs)
+                        for prompt, config in zip(messages, configs, strict=True)])
+
+    async def agenerate(self, messages: list[list[BaseMessage]], stop: list[str] | None = None,
+                        callbacks: Callbacks = None, **kwargs: Any) -> LLMResult:
+        """Each prompt goes its own way; the generations' messages carry the records."""
+        host, configs, kwargs = GenerateHost(self), *_generate_configs(len(messages), callbacks, stop, kwargs)
+        configs = await _routed.adecided(host, messages, configs, kwargs, return_exceptions=False)
+        # all are awaited, so that every run is closed before an error is raised
+        results = await asyncio.gather(*(_routed.ainvoke(GenerateHost(self), prompt, config, kwargs)
+                                         for prompt, config in zip(messages, configs, strict=True)),
+                                       return_exceptions=True)
+        for result in results:
+            if isinstance(result, BaseException):
+                raise result
+        return _as_one(cast("list[LLMResult]", results))
+
+    def _generate(self, messages: list[BaseMessage], stop: list[str] | None = None,
+                  run_manager: CallbackManagerForLLMRun | None = None, **kwargs: Any) -> ChatResult:
+        # abstract in the base class, and reached only by code that bypasses the public methods; such code has
+        # opened an LLM run of its own, so ours stay silent or usage would count twice
+        answer = self.invoke(messages, {"callbacks": []}, stop=stop, **kwargs)
+        return ChatResult(generations=[ChatGeneration(message=answer)])
+
+    async def _agenerate(self, messages: list[BaseMessage], stop: list[str] | None = None,
+                         run_manager: AsyncCallbackManagerForLLMRun | None = None, **kwargs: Any) -> ChatResult:
+        answer = await self.ainvoke(messages, {"callbacks": []}, stop=stop, **kwargs)
+        return ChatResult(generations=[ChatGeneration(message=answer)])
+
+    # -- declarations
+    def bind(self, **kwargs: Any) -> RouterBinding:  # type: ignore[override] # core's own class is private
+        """Call arguments for every call; they reach the chosen backend unchanged."""
+        if "tools" in kwargs and not isinstance(kwargs["tools"], DeferredTools) and kwargs["tools"]:
+            kwargs["tools"] = DeferredTools(kwargs["tools"])
+        return RouterBinding(bound=self, kwargs=kwargs, config={})
+
+    def bind_tools(self, tools: Sequence[Any], *, tool_choice: Any = None, **kwargs: Any) -> RouterBinding:
+        """Bind tools, which the chosen backend turns into its own format.
+
+        A provider's built-in tools pass through untouched, and so tie the calls to that provider.
+        """
+        choice = {} if tool_choice is None else {"tool_choice": tool_choice}
+        return self.bind(tools=DeferredTools(tools), **choice, **kwargs)
+
+    def with_structured_output(self, schema: Any, *, include_raw: bool = False,
+                               **kwargs: Any) -> Runnable[LanguageModelInput, Any]:
+        """Structured output by the chosen backend's own method; `include_raw=True` carries the record in "raw"."""
+        return StructuredRoute(router=self, target_schema=schema, options={"include_raw": include_raw, **kwargs})
+
+
+def _policy_for(routes: tuple[str, ...], policy: Any, options: dict[str, Any]) -> RoutingPolicy:
+    if policy is None:
+        return RoutingPolicy(routes=routes, **options)
+    if not isinstance(policy, RoutingPolicy):
+        raise ConfigurationError(f"policy= is a RoutingPolicy, got {type(policy).__name__}")
+    if policy.routes != routes:
+        raise ConfigurationError(f"policy= routes between {', '.join(policy.routes)}, but the backends are "
+                                 f"{', '.join(routes)} (weakest first)")
+    own = {**{name: getattr(policy, name, None) for name in _POLICY_OPTIONS}, "threshold": _plain(policy.thresholds)}
+    extra = [name for name, value in options.items() if value != _POLICY_OPTIONS[name] and value != own[name]]
+    if extra:
+        raise ConfigurationError(f"policy= decides it all: give {', '.join(extra)} to the RoutingPolicy instead")
+    return policy
+
+
+def _plain(thresholds: Sequence[float]) -> float | list[float]:
+    return thresholds[0] if len(thresholds) == 1 else list(thresholds)
+
+
+def _with_stop(stop: list[str] | None, kwargs: dict[str, Any]) -> dict[str, Any]:
+    return kwargs if stop is None else {**kwargs, "stop": stop}
+
+
+def _generate_configs(count: int, callbacks: Callbacks, stop: list[str] | None,
+                      kwargs: dict[str, Any]) -> tuple[list[RunnableConfig], dict[str, Any]]:
+    """Configs like those of `invoke`, one a prompt, from the arguments of `generate`; and what is left of those."""
+    rest = dict(kwargs)
+    given: dict[str, Any] = {"callbacks": callbacks}
+    for name in ("tags", "metadata", "run_name", "run_id"):
+        given[name] = rest.pop(name, None)
+    configs = [{k: v for k, v in given.items() if v is not None and (i == 0 or k != "run_id")} for i in range(count)]
+    return cast("list[RunnableConfig]", configs), _with_stop(stop, rest)
+
+
+def _as_one(results: list[LLMResult]) -> LLMResult:
+    # what one backend says about its call cannot be summed with what another says
+    return LLMResult(generations=[result.generations[0] for result in results],
+                     llm_output=results[0].llm_output if len(results) == 1 else {},
+                     run=[run for result in results for run in result.run or []] or None)

@@ -1,0 +1,297 @@
+"""Carrying a decision out: attempts, records on answers, streams that close."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Generator, Iterator, Sequence
+from contextvars import copy_context
+from dataclasses import dataclass
+from typing import Any, TypeVar, cast
+
+from llama_index.core.base.llms.types import ChatMessage, ChatResponse, CompletionResponse
+from llama_index.core.llms.llm import LLM
+from routellm_core.policy import RouteRequest, RoutingPolicy, may_fall_back, observe
+from routellm_core.types import Decision
+
+from llamaindex_routellm._backends import Backends
+from llamaindex_routellm._ledger import AnswerLedger
+from llamaindex_routellm._scopes import current_pins, forced_route
+from llamaindex_routellm.events import announce, current_span
+
+__all__ = ["RECORD_KEY", "Caller", "Question"]
+
+RECORD_KEY = "routellm"
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """What one call asks.
+
+    Attributes:
+        text: What to score.
+        messages: Gives the messages, where an earlier answer may be found.
+        tools: Whether the backend must call tools.
+        is_template: The messages must be filled in first, and hold no open tool loop.
+    """
+
+    text: str
+    messages: Callable[[], Sequence[ChatMessage]]
+    tools: bool = False
+    is_template: bool = False
+
+
+class Caller:
+    """Asks the policy, then the backends; one per `RouteLLM`."""
+
+    def __init__(self, policy: RoutingPolicy, backends: Backends) -> None:
+        self.policy = policy
+        self.backends = backends
+        self.ledger = AnswerLedger()
+
+    # Each of the four decides and opens now, in the caller's context; only reading a stream is lazy.
+    def call(self, question: Question, ask: Callable[[LLM], T]) -> T:
+        """One answer."""
+        attempts = self._attempts(question)
+        while True:
+            try:
+                answer = ask(self.backends[attempts.route])
+            except Exception as error:  # noqa: BLE001 - next_or_raise raises it unless another route may answer
+                attempts.next_or_raise(error)
+            else:
+                attempts.settle()
+                attempts.remember(answer)
+                return attempts.stamped(answer)
+
+    async def acall(self, question: Question, ask: Callable[[LLM], Awaitable[T]]) -> T:
+        """One answer, awaited."""
+        attempts = await self._aattempts(question)
+        while True:
+            try:
+                answer = await ask(await self.backends.aget(attempts.route))
+            except Exception as error:  # noqa: BLE001 - next_or_raise raises it unless another route may answer
+                attempts.next_or_raise(error)
+            else:
+                attempts.settle()
+                attempts.remember(answer)
+                return attempts.stamped(answer)
+
+    def stream(self, question: Question, ask: Callable[[LLM], Iterator[T]]) -> Generator[T, None, None]:
+        """An opened stream."""
+        attempts = self._attempts(question)
+        return self._items(attempts, ask, self._open(attempts, ask))
+
+    async def astream(
+        self, question: Question, ask: Callable[[LLM], Awaitable[AsyncIterator[T]]]
+    ) -> AsyncGenerator[T, None]:
+        """An opened stream, to be read asynchronously."""
+        attempts = await self._aattempts(question)
+        return self._aitems(attempts, ask, await self._aopen(attempts, ask))
+
+    def _open(self, attempts: _Attempts, ask: Callable[[LLM], Iterator[T]]) -> Iterator[T]:
+        while True:
+            try:
+                return ask(self.backends[attempts.route])
+            except Exception as error:  # noqa: BLE001 - next_or_raise raises it unless another route may answer
+                attempts.next_or_raise(error)
+
+    async def _aopen(
+        self, attempts: _Attempts, ask: Callable[[LLM], Awaitable[AsyncIterator[T]]]
+    ) -> AsyncIterator[T]:
+        while True:
+            try:
+                return await ask(await self.backends.aget(attempts.route))
+            except Exception as error:  # noqa: BLE001 - next_or_raise raises it unless another route may answer
+                attempts.next_or_raise(error)
+
+    def _items(
+        self, attempts: _Attempts, ask: Callable[[LLM], Iterator[T]], source: Iterator[T]
+    ) -> Generator[T, None, None]:
+        reading = _Reading(attempts)
+        while True:
+            try:
+                with _closing(source):
+                    for item in source:
+                        yield reading.passed(item)
+            except Exception as error:
+                if reading.started:
+                    raise
+                attempts.next_or_raise(error)
+            else:
+                reading.ended()
+                return
+            finally:
+                reading.left()
+            source = self._open(attempts, ask)
+
+    async def _aitems(
+        self, attempts: _Attempts, ask: Callable[[LLM], Awaitable[AsyncIterator[T]]], source: AsyncIterator[T]
+    ) -> AsyncGenerator[T, None]:
+        reading = _Reading(attempts)
+        while True:
+            try:
+                # leaving an `async for` early does not close the generator it reads
+                async with _aclosing(source):
+                    async for item in source:
+                        yield reading.passed(item)
+            except Exception as error:
+                if reading.started:
+                    raise
+                attempts.next_or_raise(error)
+            else:
+                reading.ended()
+                return
+            finally:
+                reading.left()
+            source = await self._aopen(attempts, ask)
+
+    def _attempts(self, question: Question) -> _Attempts:
+        request = self._request(question)
+        return _Attempts(self, question, request, self.policy.decide([request])[0])
+
+    async def _aattempts(self, question: Question) -> _Attempts:
+        if question.tools:
+            await self.backends.aresolve_all()  # the policy is about to ask which routes can call tools
+        request = self._request(question)
+        return _Attempts(self, question, request, (await self.policy.adecide([request]))[0])
+
+    def _request(self, question: Question) -> RouteRequest:
+        pins = current_pins()
+        pin = None if pins is None else pins.get(self)
+        conversation = self.keeps_conversation and pin is None
+        tool_loop = not question.is_template and self.policy.stickiness != "none"
+        return RouteRequest(
+            text=question.text,
+            forced=forced_route(),
+            tool_loop=self.ledger.tool_loop(question.messages()) if tool_loop else None,
+            # a pin is an earlier decision that is kept, which is what "conversation" says on the record
+            conversation=self.ledger.conversation(question.messages()) if conversation else pin,
+            stickiness=None if pin is None else "conversation",
+            capable=self.backends.can_call_tools if question.tools else None,
+        )
+
+    @property
+    def keeps_conversation(self) -> bool:
+        """Whether the policy asks who gave the newest answer in a history."""
+        return self.policy.stickiness == "conversation"
+
+
+class _Attempts:
+    """One call's way through the routes that may answer it."""
+
+    def __init__(self, caller: Caller, question: Question, request: RouteRequest, decision: Decision) -> None:
+        self._caller = caller
+        self._question = question
+        self._decision, *self._others = caller.policy.attempts(decision, request)
+        self._failures: list[tuple[str, Exception]] = []
+        self._record: dict[str, Any] = {}
+        # a stream may be read elsewhere: its decision belongs to the pins, collectors and span of the call
+        self._pins = current_pins()
+        self._context = copy_context()
+        self._span = current_span()
+        if self._pins is not None and decision.reason != "forced":
+            self._pins.setdefault(caller, decision.route)
+        announce(decision, self._span)
+
+    @property
+    def route(self) -> str:
+        return self._decision.route
+
+    def next_or_raise(self, error: Exception) -> None:
+        """Turn to the next route, or raise the first route's error, which names the others'."""
+        self._failures.append((self.route, error))
+        if self._others and may_fall_back(error):
+            self._decision = self._others.pop(0)
+            return
+        first = self._failures[0][1]
+        if first is error:
+            raise error
+        _attach(first, self._failures[1:])
+        context = first.__context__
+        try:
+            raise first
+        finally:
+            first.__context__ = context  # raised here, it would pass for a consequence of the last error
+
+    def settle(self) -> None:
+        """The route now on turn has answered."""
+        self._record = self._decision.to_dict()
+        if self._failures:
+            if self._pins is not None:
+                self._pins[self._caller] = self.route
+            announce(self._decision, self._span)
+        self._context.run(observe, self._decision)
+
+    def remember(self, answer: object) -> None:
+        """Let a later call find out who gave this answer."""
+        texts = self._caller.keeps_conversation
+        if texts or (isinstance(answer, ChatResponse) and self._caller.policy.stickiness != "none"):
+            self._caller.ledger.remember(self._question.messages(), answer, self.route, texts=texts)
+
+    def stamped(self, answer: T) -> T:
+        """The answer with the record on the response: what is on a message goes over the wire."""
+        if not isinstance(answer, (ChatResponse, CompletionResponse)):
+            return answer
+        record = dict(self._record)
+        inner = answer.additional_kwargs.get(RECORD_KEY)
+        if inner is not None:  # the backend is a router too
+            record["inner"] = inner
+        # a copy, because the answer also stands in the backend's events, and may come from its cache
+        extra = {**answer.additional_kwargs, RECORD_KEY: record}
+        return cast(T, answer.model_copy(update={"additional_kwargs": extra}))
+
+
+class _Reading:
+    """Where the reading of one call's stream stands."""
+
+    def __init__(self, attempts: _Attempts) -> None:
+        self.started = False
+        self._attempts = attempts
+        self._last: object = None
+        self._said = ""
+
+    def passed(self, item: T) -> T:
+        if not self.started:
+            self.started = True
+            self._attempts.settle()
+        if isinstance(item, str):
+            self._said += item
+        self._last = item
+        return self._attempts.stamped(item)
+
+    def ended(self) -> None:
+        if not self.started:  # an empty answer is one too
+            self._attempts.settle()
+
+    def left(self) -> None:
+        """Read to the end, closed early or broken: what was said may stand in a history."""
+        if self.started:
+            self._attempts.remember(self._said or self._last)
+
+
+@contextlib.contextmanager
+def _closing(source: Any) -> Iterator[None]:
+    try:
+        yield
+    finally:
+        close = getattr(source, "close", None)  # a backend may give a plain iterator
+        if close is not None:
+            close()
+
+
+@contextlib.asynccontextmanager
+async def _aclosing(source: Any) -> AsyncIterator[None]:
+    try:
+        yield
+    finally:
+        close = getattr(source, "aclose", None)
+        if close is not None:
+            await close()
+
+
+def _attach(first: Exception, others: list[tuple[str, Exception]]) -> None:
+    """Name the other routes' errors on the first; `add_note` came only with Python 3.11."""
+    notes = getattr(first, "__notes__", None)
+    lines = [f"route {route!r} was tried next and failed too: {type(e).__name__}: {e}" for route, e in others]
+    with contextlib.suppress(AttributeError, TypeError):  # an exception may refuse attributes
+        first.__notes__ = [*(notes or []), *lines]  # type: ignore[attr-defined]

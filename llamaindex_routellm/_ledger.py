@@ -1,0 +1,104 @@
+"""Which route gave an answer that now stands in a history.
+
+LlamaIndex keeps an answer's message and drops the response that carried our record, and the record cannot
+ride on the message, because clients send a message's extra fields over the wire. So answers are remembered
+here, by fingerprint: in this process, a bounded number of them, and none of their text.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Hashable, Iterable, Sequence
+from typing import Any
+
+from llama_index.core.base.llms.types import ChatMessage, ChatResponse, CompletionResponse, MessageRole, ToolCallBlock
+
+from llamaindex_routellm._text import task_messages
+
+__all__ = ["AnswerLedger"]
+
+_SIZE = 8192  # fingerprints; an open tool loop needs its last few, a conversation its last one
+_TOOL_ROLES = (MessageRole.TOOL, MessageRole.FUNCTION)
+
+
+class AnswerLedger:
+    """Fingerprints of recent answers, each with the route that gave it."""
+
+    def __init__(self) -> None:
+        self._routes: OrderedDict[int, str] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def remember(self, messages: Sequence[ChatMessage], answer: object, route: str, *, texts: bool) -> None:
+        """Note who answered these messages.
+
+        Args:
+            messages: What was asked.
+            answer: A response, or the text of one.
+            route: Who gave it.
+            texts: Note the answer's text too, not only its tool calls.
+        """
+        marks: list[Hashable] = []
+        text: str | None = None
+        if isinstance(answer, ChatResponse):
+            marks.extend(_tool_ids(answer.message))
+            text = answer.message.content if texts else None
+        elif texts:
+            text = answer.text if isinstance(answer, CompletionResponse) else str(answer)
+        if text:
+            marks.append((text.strip(),))
+        if not marks:
+            return
+        task = _task(messages)
+        with self._lock:
+            for mark in marks:
+                key = hash((task, mark))
+                self._routes[key] = route
+                self._routes.move_to_end(key)
+            while len(self._routes) > _SIZE:
+                self._routes.popitem(last=False)
+
+    def tool_loop(self, messages: Sequence[ChatMessage]) -> str | None:
+        """Who called the tool whose result the history ends in, if this process saw it."""
+        if not messages or messages[-1].role not in _TOOL_ROLES:
+            return None
+        task = _task(messages)
+        return self._first(hash((task, message.additional_kwargs.get("tool_call_id")))
+                           for message in _closing_tool_results(messages))
+
+    def conversation(self, messages: Sequence[ChatMessage]) -> str | None:
+        """Who gave the newest answer in the history, if this process saw it."""
+        for i in range(len(messages) - 1, -1, -1):
+            if messages[i].role == MessageRole.ASSISTANT:
+                task, text = _task(messages[:i]), messages[i].content
+                marks: list[Hashable] = list(_tool_ids(messages[i]))
+                if text:
+                    marks.append((text.strip(),))
+                return self._first(hash((task, mark)) for mark in marks)
+        return None
+
+    def _first(self, keys: Iterable[int]) -> str | None:
+        return next((route for key in keys if (route := self._routes.get(key)) is not None), None)
+
+
+def _task(messages: Sequence[ChatMessage]) -> str:
+    texts = task_messages(messages)
+    return texts[-1] if texts else ""
+
+
+def _closing_tool_results(messages: Sequence[ChatMessage]) -> Iterable[ChatMessage]:
+    for message in reversed(messages):
+        if message.role not in _TOOL_ROLES:
+            return
+        yield message
+
+
+def _tool_ids(message: ChatMessage) -> list[str]:
+    """What tool results will refer to: a call's id, or its tool's name where a provider gives none."""
+    ids = [block.tool_call_id or block.tool_name for block in message.blocks if isinstance(block, ToolCallBlock)]
+    return ids or [i for call in message.additional_kwargs.get("tool_calls") or () if (i := _legacy_id(call))]
+
+
+def _legacy_id(call: Any) -> str | None:
+    found = call.get("id") if isinstance(call, dict) else getattr(call, "id", None)
+    return found if isinstance(found, str) else None

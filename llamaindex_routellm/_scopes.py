@@ -1,0 +1,99 @@
+"""Steering calls that other components make: context managers around them.
+
+Every scope is a context variable, never a thread local: agent steps, workflow steps and asynchronous
+synthesizers run in copied contexts, and so see the scope they were started in.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from contextvars import ContextVar
+
+__all__ = ["current_pins", "current_query", "force_route", "forced_route", "pinned", "query_scope", "query_stack"]
+
+_forced: ContextVar[str | None] = ContextVar("llamaindex_routellm_forced", default=None)
+_pins: ContextVar[dict[object, str] | None] = ContextVar("llamaindex_routellm_pins", default=None)
+
+query_stack: ContextVar[tuple[tuple[str | None, str], ...]] = ContextVar("llamaindex_routellm_query", default=())
+"""Questions in force, innermost last, each with the span that set it (None: `query_scope` did)."""
+
+
+@contextlib.contextmanager
+def force_route(name: str) -> Iterator[None]:
+    """Send every call inside to the route of this name; nothing is scored and nothing falls back.
+
+    An answer that is streamed must be read inside the scope: streaming response synthesizers call the
+    LLM only when they are read.
+
+    Args:
+        name: A route of every `RouteLLM` called inside.
+
+    Raises:
+        UnknownKindError: At the first call inside, when its router has no such route.
+
+    Example:
+        >>> with force_route("strong"):
+        ...     llm.complete("hi")
+    """
+    token = _forced.set(name)
+    try:
+        yield
+    finally:
+        _forced.reset(token)
+
+
+@contextlib.contextmanager
+def pinned() -> Iterator[None]:
+    """Keep every `RouteLLM` on the route of its first call inside, such as a whole agent run.
+
+    A fallback moves the pin to the route that answered; a forced call neither sets nor obeys it.
+
+    Example:
+        >>> with pinned():
+        ...     handler = agent.run("Compare the two reports")
+        >>> await handler
+    """
+    # one mapping for the scope, shared by reference: tasks started inside read and write the same pins
+    token = _pins.set({})
+    try:
+        yield
+    finally:
+        _pins.reset(token)
+
+
+@contextlib.contextmanager
+def query_scope(text: str) -> Iterator[None]:
+    """Score this text instead of the messages of every call inside.
+
+    For calls whose messages hold more than the question, such as those of programs that fill their
+    template before they call the LLM. A question that a prompt template carries still goes first.
+
+    Args:
+        text: The question being worked on.
+
+    Example:
+        >>> with query_scope(question):
+        ...     program(context_str=documents)
+    """
+    token = query_stack.set((*query_stack.get(), (None, text)))
+    try:
+        yield
+    finally:
+        query_stack.reset(token)
+
+
+def forced_route() -> str | None:
+    """The route forced here, if any."""
+    return _forced.get()
+
+
+def current_pins() -> dict[object, str] | None:
+    """Routes pinned here by router; None outside `pinned`."""
+    return _pins.get()
+
+
+def current_query() -> str | None:
+    """The question in force here, if any."""
+    stack = query_stack.get()
+    return stack[-1][1] if stack else None

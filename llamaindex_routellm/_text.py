@@ -1,0 +1,94 @@
+"""What of a call is scored: its question, not the context that was packed around it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeAlias
+
+from llama_index.core.base.llms.types import ChatMessage, MessageRole
+from routellm_core.errors import ConfigurationError
+from routellm_core.policy import routing_text
+
+from llamaindex_routellm._scopes import current_query
+
+__all__ = ["QUESTION_VARIABLES", "TextFunction", "scored_prompt", "scored_text", "task_messages", "template_question"]
+
+TextFunction: TypeAlias = Callable[[Sequence[ChatMessage]], str]
+
+QUESTION_VARIABLES = ("query_str", "question", "query")
+"""Template variables that hold the user's question in LlamaIndex's own prompts."""
+
+_LOOP_NOISE = (
+    "Observation:",  # ReAct: a tool's output
+    "Error while parsing the output:",  # ReAct: the model broke the format
+    "FAILURE: Your previous response was empty.",  # ReAct
+    "Result of executing the code given:",  # CodeAct
+)
+"""How user messages begin that an agent loop wrote, not the user."""
+
+
+def task_messages(messages: Sequence[ChatMessage]) -> list[str]:
+    """What the user asked, oldest first: texts of user messages that no agent loop wrote.
+
+    ReAct and CodeAct feed tool output back as user messages, so the last of those changes at every
+    step; the task does not. An answer comes before such a message, so a question that merely begins
+    like one is kept.
+    """
+    texts = []
+    for i, message in enumerate(messages):
+        if message.role != MessageRole.USER:
+            continue
+        text = message.content
+        if not text:
+            continue
+        if text.startswith(_LOOP_NOISE) and i > 0 and messages[i - 1].role == MessageRole.ASSISTANT:
+            continue
+        texts.append(text)
+    return texts
+
+
+def scored_text(messages: Sequence[ChatMessage], text: TextFunction | None) -> str:
+    """What stands for these messages: the scope's question, the caller's choice, or the task.
+
+    Raises:
+        ConfigurationError: The caller's function returned something else than a str.
+    """
+    scope = current_query()
+    if scope is not None:
+        return scope
+    if text is not None:
+        chosen = text(messages)
+        if not isinstance(chosen, str):
+            raise ConfigurationError(f"text= must return a str, got {type(chosen).__name__}")
+        return chosen
+    task = routing_text(task_messages(messages))
+    if task:
+        return task
+    # some prompts are a single system message
+    return next((m.content for m in reversed(messages) if m.content), "")
+
+
+def scored_prompt(prompt: str, text: TextFunction | None) -> str:
+    """`scored_text` of a bare prompt, which need not become a message for it.
+
+    Raises:
+        ConfigurationError: As `scored_text`.
+    """
+    if text is not None:
+        return scored_text([ChatMessage(role=MessageRole.USER, content=prompt)], text)
+    scope = current_query()
+    return prompt if scope is None else scope
+
+
+def template_question(prompt: Any, arguments: Mapping[str, Any]) -> str | None:
+    """The question a prompt template is filled with, however it was bound; None when it has none."""
+    bound: dict[str, Any] = dict(getattr(prompt, "kwargs", None) or {})  # refine and tree modes bind it early
+    selector = getattr(prompt, "selector", None)  # a LangChain template keeps it there
+    if selector is not None:
+        bound.update(getattr(selector.default_prompt, "partial_variables", None) or {})
+    for name in QUESTION_VARIABLES:
+        for values in (arguments, bound):
+            value = values.get(name)
+            if isinstance(value, str) and value.strip():
+                return value
+    return None

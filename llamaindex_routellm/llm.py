@@ -1,0 +1,383 @@
+"""RouteLLM: the LLM that hands every call to one of several."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import AsyncGenerator, Generator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from llama_index.core.base.llms.types import (
+    ChatMessage,
+    ChatResponse,
+    ChatResponseAsyncGen,
+    ChatResponseGen,
+    CompletionResponse,
+    CompletionResponseAsyncGen,
+    CompletionResponseGen,
+    LLMMetadata,
+    MessageRole,
+)
+from llama_index.core.bridge.pydantic import BaseModel, Field, PrivateAttr, model_serializer
+from llama_index.core.callbacks import CallbackManager
+from llama_index.core.instrumentation import get_dispatcher  # type: ignore[attr-defined] # re-exported silently
+from llama_index.core.llms.function_calling import FunctionCallingLLM
+from llama_index.core.llms.llm import LLM, ToolSelection
+from llama_index.core.llms.structured_llm import StructuredLLM
+from llama_index.core.prompts import BasePromptTemplate, PromptTemplate
+from llama_index.core.types import Model, PydanticProgramMode, TokenAsyncGen, TokenGen
+from routellm_core.policy import RoutingPolicy
+from routellm_core.routers import Router
+from routellm_core.types import Fallback, OnError, Stickiness
+
+from llamaindex_routellm._backends import Backends, as_function_calling, checked_models, own_messages
+from llamaindex_routellm._calling import RECORD_KEY, Caller, Question
+from llamaindex_routellm._settings import make_policy, refuse_settings, settings_of
+from llamaindex_routellm._text import TextFunction, scored_prompt, scored_text, template_question
+from llamaindex_routellm.structured import RoutedStructuredLLM
+
+if TYPE_CHECKING:
+    from llama_index.core.chat_engine.types import AgentChatResponse
+    from llama_index.core.program.utils import FlexibleModel
+    from llama_index.core.tools.types import BaseTool
+
+__all__ = ["RouteLLM"]
+
+_dispatcher = get_dispatcher(__name__)
+_SHARED = ("callback_manager", "pydantic_program_mode")  # what LlamaIndex assigns to an LLM from outside
+
+
+class RouteLLM(FunctionCallingLLM):
+    """An LLM that scores each call's question and sends the call to the weakest backend that will do.
+
+    Any LlamaIndex component can hold it: query engines, chat engines, agents, workflows, `Settings.llm`.
+    The question is scored, not the context that a query engine packs around it, and a whole agent run
+    is about one question. The record of the decision is on each response, as
+    `additional_kwargs["routellm"]`; `routellm_core.collect_decisions()` sees those behind query engines
+    and agents too.
+
+    Prompt settings (`system_prompt`, `output_parser`, ...) and rate limiters belong to the backends,
+    where they take effect.
+
+    Args:
+        strong: Backend of the route "strong": an LLM, or a string such as "openai:gpt-4.1".
+        weak: Backend of the route "weak".
+        models: Instead of these two: any number of routes, `{name: backend}`, weakest first.
+        router: What scores: "default", a folder, a hub name or a `Router`.
+        threshold: Win rates from here on go strong, in [0, 1]; with N routes N-1 ascending numbers.
+        strong_share: Instead of `threshold`: the share of prompts that should go strong.
+        policy: Instead of `router` and all words about routing: a `RoutingPolicy` over the same routes.
+        text: What of the messages is scored: a function from them to a str. Not asked where a prompt
+            template carries the question. Default: the newest user message, with the last substantial
+            one before it when it is a short follow-up.
+        stickiness: When an earlier decision is kept: "none", "tool_loop" (default) or "conversation".
+            Answers are recognised in histories by fingerprint, within this process.
+        fallback: Other routes tried when one is unreachable, busy or broken before its first token:
+            "none" (default), "stronger" or "any". If all fail, the first error is raised.
+        on_error: The route when scoring fails or there is nothing to score: "strong" (default), "weak",
+            or "raise".
+        router_timeout_s: Seconds scoring may take; None: no limit, and a quick router scores inline.
+        callback_manager: Set on the backends too, now or when it is assigned later.
+        pydantic_program_mode: Set on the backends too.
+
+    Raises:
+        ConfigurationError: Arguments that contradict each other or are out of range.
+        UnknownKindError: A backend string names an unknown provider, or no such router exists.
+        MissingExtraError: At first use of a backend string, when its integration is not installed.
+
+    Example:
+        >>> llm = RouteLLM(strong="openai:gpt-4.1", weak="openai:gpt-4.1-nano", strong_share=0.3)
+        >>> answer = llm.complete("What is the capital of France?")
+        >>> answer.additional_kwargs["routellm"]["route"]
+        'weak'
+    """
+
+    # excluded from dumps and repr: a backend's own hold its credentials
+    models: dict[str, Any] = Field(exclude=True, repr=False, frozen=True)
+    policy: RoutingPolicy = Field(exclude=True, repr=False, frozen=True)
+    text: Any = Field(default=None, exclude=True, repr=False)
+
+    _backends: Backends = PrivateAttr()
+    _caller: Caller = PrivateAttr()
+
+    def __init__(
+        self,
+        strong: LLM | str | None = None,
+        weak: LLM | str | None = None,
+        *,
+        models: Mapping[str, LLM | str] | None = None,
+        router: Router | str | Path | None = None,
+        threshold: float | Sequence[float] | None = None,
+        strong_share: float | None = None,
+        policy: RoutingPolicy | None = None,
+        text: TextFunction | None = None,
+        stickiness: Stickiness | None = None,
+        fallback: Fallback | None = None,
+        on_error: OnError | None = None,
+        router_timeout_s: float | None = None,
+        callback_manager: CallbackManager | None = None,
+        pydantic_program_mode: PydanticProgramMode | None = None,
+        **others: Any,
+    ) -> None:
+        # checked before pydantic runs, which would wrap these errors in its own
+        refuse_settings(others, text)
+        chosen = checked_models(strong, weak, models)
+        chosen_policy = make_policy(policy, tuple(chosen), {
+            "router": router, "threshold": threshold, "strong_share": strong_share, "stickiness": stickiness,
+            "fallback": fallback, "on_error": on_error, "router_timeout_s": router_timeout_s,
+        })
+        super().__init__(models=chosen, policy=chosen_policy, text=text)
+        self._backends = Backends(self.models)
+        self._caller = Caller(self.policy, self._backends)
+        if callback_manager is not None:
+            self.callback_manager = callback_manager
+        if pydantic_program_mode is not None:
+            self.pydantic_program_mode = pydantic_program_mode
+
+    @classmethod
+    def class_name(cls) -> str:
+        return "RouteLLM"
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        super().__setattr__(name, value)
+        if name in _SHARED:
+            self._backends.share(name, value)
+
+    # -- what it says of itself
+    @property
+    def metadata(self) -> LLMMetadata:
+        """What holds for every backend; read when asked for, because some ask their server."""
+        return self._backends.metadata()
+
+    def to_payload(self) -> dict[str, Any]:
+        """For events: routes, models and settings; no credentials."""
+        each = {name: llm.metadata.model_name for name, llm in self._backends.all().items()}
+        return {"class_name": self.class_name(), **self.metadata.model_dump(), "models": each,
+                **settings_of(self.policy)}
+
+    @model_serializer(mode="wrap")
+    def custom_model_dump(self, handler: Any, info: Any) -> dict[str, Any]:
+        """Settings only; `RouteLLM.from_dict(dump, models=..., router=...)` restores."""
+        return {**settings_of(self.policy), "class_name": self.class_name()}
+
+    def __repr_args__(self) -> list[tuple[str | None, Any]]:
+        shown = {name: llm if isinstance(llm, str) else llm.class_name() for name, llm in self.models.items()}
+        return [("models", shown), ("policy", self.policy)]
+
+    # The base class drops what cannot be pickled and breaks on loading; this fails where the cause is.
+    def __getstate__(self) -> dict[Any, Any]:
+        return {"models": self.models, "policy": self.policy, "text": self.text}
+
+    def __setstate__(self, state: dict[Any, Any]) -> None:
+        RouteLLM.__init__(self, **state)
+
+    def __deepcopy__(self, memo: dict[int, Any] | None = None) -> RouteLLM:
+        clone = type(self).__new__(type(self))
+        clone.__setstate__(copy.deepcopy(self.__getstate__(), memo))
+        return clone
+
+    # -- questions
+    def _asked(self, messages: Sequence[ChatMessage], *, tools: bool = False) -> Question:
+        return Question(scored_text(messages, self.text), lambda: messages, tools)
+
+    def _asked_prompt(self, prompt: str) -> Question:
+        return Question(scored_prompt(prompt, self.text), lambda: [ChatMessage(role=MessageRole.USER, content=prompt)])
+
+    def _asked_template(self, prompt: BasePromptTemplate, arguments: dict[str, Any]) -> Question:
+        question = template_question(prompt, arguments)
+        if question is not None:
+            return Question(question, lambda: prompt.format_messages(llm=self, **arguments), is_template=True)
+        return self._asked(prompt.format_messages(llm=self, **arguments))
+
+    def _asked_tools(
+        self, user_msg: str | ChatMessage | None, history: Sequence[ChatMessage] | None, *, tools: bool
+    ) -> Question:
+        messages = list(history or [])
+        if isinstance(user_msg, ChatMessage):
+            messages.append(user_msg)
+        elif user_msg:
+            messages.append(ChatMessage(role=MessageRole.USER, content=user_msg))
+        return self._asked(messages, tools=tools)
+
+    # -- the eight endpoints. Without LlamaIndex's callback decorators: the backend's own report the call, and a
+    # second layer would count its tokens twice.
+    def chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponse:
+        return self._caller.call(self._asked(messages), lambda llm: llm.chat(own_messages(llm, messages), **kwargs))
+
+    async def achat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponse:
+        return await self._caller.acall(
+            self._asked(messages), lambda llm: llm.achat(own_messages(llm, messages), **kwargs))
+
+    def stream_chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponseGen:
+        return self._caller.stream(
+            self._asked(messages), lambda llm: llm.stream_chat(own_messages(llm, messages), **kwargs))
+
+    async def astream_chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponseAsyncGen:
+        return await self._caller.astream(
+            self._asked(messages), lambda llm: llm.astream_chat(own_messages(llm, messages), **kwargs))
+
+    def complete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> CompletionResponse:
+        return self._caller.call(
+            self._asked_prompt(prompt), lambda llm: llm.complete(prompt, formatted=formatted, **kwargs))
+
+    async def acomplete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> CompletionResponse:
+        return await self._caller.acall(
+            self._asked_prompt(prompt), lambda llm: llm.acomplete(prompt, formatted=formatted, **kwargs))
+
+    def stream_complete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> CompletionResponseGen:
+        return self._caller.stream(
+            self._asked_prompt(prompt), lambda llm: llm.stream_complete(prompt, formatted=formatted, **kwargs))
+
+    async def astream_complete(
+        self, prompt: str, formatted: bool = False, **kwargs: Any
+    ) -> CompletionResponseAsyncGen:
+        return await self._caller.astream(
+            self._asked_prompt(prompt), lambda llm: llm.astream_complete(prompt, formatted=formatted, **kwargs))
+
+    # -- prompt templates. Forwarded whole, so that the backend's template branch, system prompt and parser apply.
+    def predict(self, prompt: BasePromptTemplate, **prompt_args: Any) -> str:
+        """Answer a filled template; its question is scored, not what else fills it."""
+        return self._caller.call(
+            self._asked_template(prompt, prompt_args), lambda llm: llm.predict(prompt, **prompt_args))
+
+    async def apredict(self, prompt: BasePromptTemplate, **prompt_args: Any) -> str:
+        return await self._caller.acall(
+            self._asked_template(prompt, prompt_args), lambda llm: llm.apredict(prompt, **prompt_args))
+
+    def stream(self, prompt: BasePromptTemplate, **prompt_args: Any) -> TokenGen:
+        return self._caller.stream(
+            self._asked_template(prompt, prompt_args), lambda llm: llm.stream(prompt, **prompt_args))
+
+    async def astream(self, prompt: BasePromptTemplate, **prompt_args: Any) -> TokenAsyncGen:
+        return await self._caller.astream(
+            self._asked_template(prompt, prompt_args), lambda llm: llm.astream(prompt, **prompt_args))
+
+    # -- structured output. The backend's own, which keeps its JSON-schema mode; some write into `llm_kwargs`.
+    def structured_predict(
+        self, output_cls: type[Model], prompt: PromptTemplate, llm_kwargs: dict[str, Any] | None = None,
+        **prompt_args: Any,
+    ) -> Model:
+        answer: Model = self._caller.call(
+            self._asked_template(prompt, prompt_args), lambda llm: llm.structured_predict(
+                output_cls, prompt, llm_kwargs=_own(llm_kwargs), **prompt_args))
+        return answer
+
+    async def astructured_predict(
+        self, output_cls: type[Model], prompt: PromptTemplate, llm_kwargs: dict[str, Any] | None = None,
+        **prompt_args: Any,
+    ) -> Model:
+        return await self._caller.acall(self._asked_template(prompt, prompt_args), lambda llm: llm.astructured_predict(
+            output_cls, prompt, llm_kwargs=_own(llm_kwargs), **prompt_args))
+
+    def stream_structured_predict(
+        self, output_cls: type[Model], prompt: PromptTemplate, llm_kwargs: dict[str, Any] | None = None,
+        **prompt_args: Any,
+    ) -> Generator[Model | FlexibleModel, None, None]:
+        return self._caller.stream(
+            self._asked_template(prompt, prompt_args), lambda llm: llm.stream_structured_predict(
+                output_cls, prompt, llm_kwargs=_own(llm_kwargs), **prompt_args))
+
+    async def astream_structured_predict(
+        self, output_cls: type[Model], prompt: PromptTemplate, llm_kwargs: dict[str, Any] | None = None,
+        **prompt_args: Any,
+    ) -> AsyncGenerator[Model | FlexibleModel, None]:
+        return await self._caller.astream(
+            self._asked_template(prompt, prompt_args), lambda llm: llm.astream_structured_predict(
+                output_cls, prompt, llm_kwargs=_own(llm_kwargs), **prompt_args))
+
+    def as_structured_llm(self, output_cls: type[BaseModel], **kwargs: Any) -> StructuredLLM:
+        """An LLM whose answers are objects of `output_cls`, routed on the question like this one."""
+        return RoutedStructuredLLM(llm=self, output_cls=output_cls, **kwargs)
+
+    # -- tools. Spans are asked for by name here: LlamaIndex gives these methods none, and the record of an agent's
+    # step would land on the agent's span.
+    def _prepare_chat_with_tools(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        raise NotImplementedError("RouteLLM forwards tool calls whole; its backends prepare them")
+
+    @_dispatcher.span
+    def chat_with_tools(
+        self, tools: Sequence[BaseTool], user_msg: str | ChatMessage | None = None,
+        chat_history: list[ChatMessage] | None = None, **kwargs: Any,
+    ) -> ChatResponse:
+        return self._caller.call(
+            self._asked_tools(user_msg, chat_history, tools=True),
+            lambda llm: as_function_calling(llm).chat_with_tools(
+                tools, user_msg=user_msg, chat_history=_history(llm, chat_history), **kwargs))
+
+    @_dispatcher.span
+    async def achat_with_tools(
+        self, tools: Sequence[BaseTool], user_msg: str | ChatMessage | None = None,
+        chat_history: list[ChatMessage] | None = None, **kwargs: Any,
+    ) -> ChatResponse:
+        return await self._caller.acall(
+            self._asked_tools(user_msg, chat_history, tools=True),
+            lambda llm: as_function_calling(llm).achat_with_tools(
+                tools, user_msg=user_msg, chat_history=_history(llm, chat_history), **kwargs))
+
+    @_dispatcher.span
+    def stream_chat_with_tools(
+        self, tools: Sequence[BaseTool], user_msg: str | ChatMessage | None = None,
+        chat_history: list[ChatMessage] | None = None, **kwargs: Any,
+    ) -> ChatResponseGen:
+        return self._caller.stream(
+            self._asked_tools(user_msg, chat_history, tools=True),
+            lambda llm: as_function_calling(llm).stream_chat_with_tools(
+                tools, user_msg=user_msg, chat_history=_history(llm, chat_history), **kwargs))
+
+    @_dispatcher.span
+    async def astream_chat_with_tools(
+        self, tools: Sequence[BaseTool], user_msg: str | ChatMessage | None = None,
+        chat_history: list[ChatMessage] | None = None, **kwargs: Any,
+    ) -> ChatResponseAsyncGen:
+        return await self._caller.astream(
+            self._asked_tools(user_msg, chat_history, tools=True),
+            lambda llm: as_function_calling(llm).astream_chat_with_tools(
+                tools, user_msg=user_msg, chat_history=_history(llm, chat_history), **kwargs))
+
+    # not `tools=True`: a backend that cannot call tools goes through them by prompting
+    def predict_and_call(
+        self, tools: Sequence[BaseTool], user_msg: str | ChatMessage | None = None,
+        chat_history: list[ChatMessage] | None = None, verbose: bool = False, *args: Any, **kwargs: Any,
+    ) -> AgentChatResponse:
+        return self._caller.call(
+            self._asked_tools(user_msg, chat_history, tools=False),
+            lambda llm: llm.predict_and_call(
+                list(tools), user_msg, _history(llm, chat_history), verbose, *args, **kwargs))
+
+    async def apredict_and_call(
+        self, tools: Sequence[BaseTool], user_msg: str | ChatMessage | None = None,
+        chat_history: list[ChatMessage] | None = None, verbose: bool = False, *args: Any, **kwargs: Any,
+    ) -> AgentChatResponse:
+        return await self._caller.acall(
+            self._asked_tools(user_msg, chat_history, tools=False),
+            lambda llm: llm.apredict_and_call(
+                list(tools), user_msg, _history(llm, chat_history), verbose, *args, **kwargs))
+
+    def get_tool_calls_from_response(
+        self, response: ChatResponse, error_on_no_tool_call: bool = True, **kwargs: Any
+    ) -> list[ToolSelection]:
+        """Tool calls of an answer, read by the backend that gave it.
+
+        Raises:
+            ValueError: There are none, and `error_on_no_tool_call` is true.
+        """
+        record = response.additional_kwargs.get(RECORD_KEY) or {}
+        backend = self._backends.reader_of(record.get("route"))
+        if backend is None:
+            # some agents ask by type, and the type of a router always says yes
+            if error_on_no_tool_call:
+                raise ValueError("the backend that gave this answer cannot call tools")
+            return []
+        if "inner" in record:  # the backend is a router and looks for its own record
+            extra = {**response.additional_kwargs, RECORD_KEY: record["inner"]}
+            response = response.model_copy(update={"additional_kwargs": extra})
+        # nothing else is passed: not every integration takes more
+        return backend.get_tool_calls_from_response(response, error_on_no_tool_call=error_on_no_tool_call)
+
+
+def _own(llm_kwargs: dict[str, Any] | None) -> dict[str, Any] | None:
+    return None if llm_kwargs is None else dict(llm_kwargs)
+
+
+def _history(llm: LLM, history: Sequence[ChatMessage] | None) -> list[ChatMessage] | None:
+    return None if history is None else own_messages(llm, history)

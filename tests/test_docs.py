@@ -1,0 +1,43 @@
+"""The Python in the README and the docs runs as written, page by page, in an empty folder."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_the_python_of_a_page_runs(page, loopback, tmp_path, monkeypatch):
+    for module in ("langchain_openai", "llama_index.llms.openai_like"):
+        pytest.importorskip(module)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("OPENAI_API_KEY", "none")
+    monkeypatch.setenv("OPENAI_BASE_URL", loopback.url)
+    text = page.read_text(encoding="utf-8")
+    fences = list(re.finditer(r"^```python\n(.*?)^```", text, re.DOTALL | re.MULTILINE))
+    namespace = {"__name__": page.stem}
+    for fence in fences:
+        # blank lines in front, so that a failure points at the page's own line
+        above = "\n" * text[: fence.start(1)].count("\n")
+        exec(compile(above + fence.group(1), str(page), "exec"), namespace)
+    if page.name == "README.md":
+        models = {request["model"] for request in loopback.requests}
+        assert models == {"gpt-4.1", "gpt-4.1-mini"}, "the README's calls did not reach both backends"
+
+
+@pytest.mark.parametrize("page", [*PAGES, ROOT / "CONTRIBUTING.md", ROOT / "benchmarks" / "README.md"],
+                         ids=lambda page: page.name)
+def test_links_to_files_lead_somewhere(page):
+    for target in re.findall(r"\]\(([^)#]+)\)", page.read_text(encoding="utf-8")):
+        if "://" not in target:
+            assert (page.parent / target).exists(), target
+
+
+def test_every_make_target_named_in_the_docs_exists():
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
+    for page in (*PAGES, ROOT / "CONTRIBUTING.md"):
+        for named in re.findall(r"`make ([a-z-]+)", page.read_text(encoding="utf-8")):
+            assert named in targets, f"{page.name}: make {named}"
