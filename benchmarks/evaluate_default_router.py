@@ -39,37 +39,56 @@ def cell(value: float | None) -> str:
 
 def rows(data: Path, resamples: int) -> list[str]:
     router = load_router("default")
-    lines = ["| benchmark | prompts | scored by | APGR (exact) | 95 % interval | CPT 50 % | CPT 80 % | APGR (paper) |"
-             " CPT 50 / 80 % (paper) |", "|---|---|---|---|---|---|---|---|---|"]
+    lines = [
+        "| benchmark | prompts | scored by | APGR (exact) | 95 % interval | CPT 50 % | CPT 80 % | APGR (paper) |"
+        " CPT 50 / 80 % (paper) |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
     for title, name in BENCHMARKS:
         prompts, strong, weak = read(data / "eval" / f"{name}.parquet")
-        scorers = {"default": router.win_rate(prompts), "prompt length": np.array([float(len(p)) for p in prompts]),
-                   "chance": np.zeros(len(prompts))}
+        scorers = {
+            "default": router.win_rate(prompts),
+            "prompt length": np.array([float(len(p)) for p in prompts]),
+            "chance": np.zeros(len(prompts)),
+        }
         for scorer, scores in scorers.items():
             low, high = apgr_interval(scores, strong, weak, rng=np.random.default_rng(0), n_resamples=resamples)
             paper = "–" if scorer == "chance" else f"{paper_apgr(scores, strong, weak):.3f}"
-            paper_cpts = "–" if scorer == "chance" else (
-                f"{paper_cpt(scores, strong, weak, pgr=0.5):.3f} / {paper_cpt(scores, strong, weak, pgr=0.8):.3f}")
+            paper_cpts = (
+                "–"
+                if scorer == "chance"
+                else (
+                    f"{paper_cpt(scores, strong, weak, pgr=0.5):.3f} / {paper_cpt(scores, strong, weak, pgr=0.8):.3f}"
+                )
+            )
             lines.append(
                 f"| {title} | {len(prompts)} | {scorer} | {apgr(scores, strong, weak):.3f} | {low:.3f} to {high:.3f} | "
                 f"{cell(cpt(scores, strong, weak, pgr=0.5))} | {cell(cpt(scores, strong, weak, pgr=0.8))} | "
-                f"{paper} | {paper_cpts} |")
+                f"{paper} | {paper_cpts} |"
+            )
     return lines
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path,
-                        default=Path(os.environ.get("ROUTELLM_DATA") or ROOT / ".." / "shared" / "data"))
+    parser.add_argument(
+        "--data", type=Path, default=Path(os.environ.get("ROUTELLM_DATA") or ROOT / ".." / "shared" / "data")
+    )
     parser.add_argument("--resamples", type=int, default=1000)
     parser.add_argument("--card", action="store_true", help="put the table into the licence card")
     arguments = parser.parse_args()
     table = rows(arguments.data, arguments.resamples)
     digest = digest_of(*((arguments.data / "eval" / f"{name}.parquet").read_bytes() for _, name in BENCHMARKS))[:12]
-    text = "\n".join([*table, "", f"Measured on {date.today()} by `python benchmarks/evaluate_default_router.py`: "
-                      "gpt-4-1106-preview against Mixtral-8x7B-Instruct, contaminated prompts dropped, percentile "
-                      f"bootstrap over prompts ({arguments.resamples} resamples, seed 0), data digest {digest}. A "
-                      "difference under 0.1 on MT-Bench's 72 prompts is noise."])
+    text = "\n".join(
+        [
+            *table,
+            "",
+            f"Measured on {date.today()} by `python benchmarks/evaluate_default_router.py`: "
+            "gpt-4-1106-preview against Mixtral-8x7B-Instruct, contaminated prompts dropped, percentile "
+            f"bootstrap over prompts ({arguments.resamples} resamples, seed 0), data digest {digest}. A "
+            "difference under 0.1 on MT-Bench's 72 prompts is noise.",
+        ]
+    )
     print(text)
     if arguments.card:
         fill("evaluation", text)

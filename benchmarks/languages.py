@@ -16,7 +16,6 @@ from datetime import date
 from pathlib import Path
 
 import numpy as np
-
 from card import fill
 
 from routellm_core import RoutingPolicy, load_router
@@ -38,16 +37,21 @@ def table() -> list[str]:
     for row, win_rate in zip(rows, win_rates, strict=True):
         by_language[row["language"]][row["id"]] = (row["difficulty"], float(win_rate))
     english = by_language["en"]
-    lines = ["| language | hard above easy | rank correlation with English | mean win rate | strong share at the "
-             "default threshold |", "|---|---|---|---|---|"]
+    lines = [
+        "| language | hard above easy | rank correlation with English | mean win rate | strong share at the "
+        "default threshold |",
+        "|---|---|---|---|---|",
+    ]
     for language, scored in by_language.items():
         easy = np.array([w for d, w in scored.values() if d == "easy"])
         hard = np.array([w for d, w in scored.values() if d == "hard"])
         all_of_them = np.array([scored[key][1] for key in english])
         above = float((hard[:, None] > easy[None, :]).mean())
         correlation = rank_correlation(all_of_them, np.array([english[key][1] for key in english]))
-        lines.append(f"| {language} | {above:.2f} | {correlation:.2f} | {all_of_them.mean():.3f} | "
-                     f"{(all_of_them >= threshold).mean():.2f} |")
+        lines.append(
+            f"| {language} | {above:.2f} | {correlation:.2f} | {all_of_them.mean():.3f} | "
+            f"{(all_of_them >= threshold).mean():.2f} |"
+        )
     return lines
 
 
@@ -55,8 +59,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--card", action="store_true", help="put the table into the licence card")
     arguments = parser.parse_args()
-    text = "\n".join([*table(), "", f"Measured on {date.today()} by `python benchmarks/languages.py`: six easy and six "
-                      "hard prompts of our own in each language (benchmarks/data/multilingual.jsonl)."])
+    text = "\n".join(
+        [
+            *table(),
+            "",
+            f"Measured on {date.today()} by `python benchmarks/languages.py`: six easy and six "
+            "hard prompts of our own in each language (benchmarks/data/multilingual.jsonl).",
+        ]
+    )
     print(text)
     if arguments.card:
         fill("languages", text)

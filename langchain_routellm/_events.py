@@ -12,11 +12,11 @@ from typing import Any
 from langchain_core.callbacks import AsyncCallbackManagerForChainRun, CallbackManagerForChainRun
 from langchain_core.language_models.chat_model_stream import AsyncChatModelStream, ChatModelStream
 from langchain_core.runnables import RunnableConfig
+
+from langchain_routellm._call import Call, Host
+from langchain_routellm._record import with_record
 from routellm_core.policy import observe
 from routellm_core.types import Decision
-
-from langchain_routellm._record import with_record
-from langchain_routellm._routed import Call, Host
 
 __all__ = ["astream_events", "stream_events"]
 
@@ -83,8 +83,9 @@ def stream_events(host: Host, value: Any, config: RunnableConfig | None, kwargs:
     return pump.stream
 
 
-async def astream_events(host: Host, value: Any, config: RunnableConfig | None,
-                         kwargs: dict[str, Any]) -> AsyncChatModelStream:
+async def astream_events(
+    host: Host, value: Any, config: RunnableConfig | None, kwargs: dict[str, Any]
+) -> AsyncChatModelStream:
     """`stream_events`, driven by a task of its own that starts with the first consumer."""
     call = Call(host, value, config, kwargs)
     stream = AsyncChatModelStream()
@@ -98,7 +99,8 @@ async def astream_events(host: Host, value: Any, config: RunnableConfig | None,
                 try:
                     target, child_input, child_config, child_kwargs = await call.achild(decision, run)
                     source: Any = await target.astream_events(  # a v3 call is awaited
-                        child_input, child_config, version="v3", **child_kwargs)
+                        child_input, child_config, version="v3", **child_kwargs
+                    )
                     async with source:
                         async for event in source:
                             if not stream.has_events:

@@ -6,10 +6,10 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, ToolMessage
-from routellm_core.errors import ConfigurationError
-from routellm_core.policy import routing_text
 
 from langchain_routellm._record import RECORD, record_of, route_of
+from routellm_core.errors import ConfigurationError
+from routellm_core.policy import routing_text
 
 __all__ = ["conversation_route", "portable", "text_to_score", "tool_loop_route"]
 
@@ -35,8 +35,12 @@ def _is_tool_result(message: BaseMessage) -> bool:
     if isinstance(message, ToolMessage):
         return True
     # Anthropic's own form: a human message of nothing but results
-    return (isinstance(message, HumanMessage) and isinstance(message.content, list) and bool(message.content)
-            and all(isinstance(block, dict) and block.get("type") == "tool_result" for block in message.content))
+    return (
+        isinstance(message, HumanMessage)
+        and isinstance(message.content, list)
+        and bool(message.content)
+        and all(isinstance(block, dict) and block.get("type") == "tool_result" for block in message.content)
+    )
 
 
 def tool_loop_route(messages: Sequence[BaseMessage]) -> str | None:
@@ -56,8 +60,9 @@ def conversation_route(messages: Sequence[BaseMessage]) -> str | None:
     return next((route for message in reversed(messages) if (route := route_of(message)) is not None), None)
 
 
-def portable(messages: list[BaseMessage], route: str, provider: Callable[[], str | None],
-             *, is_router: bool = False) -> list[BaseMessage]:
+def portable(
+    messages: list[BaseMessage], route: str, provider: Callable[[], str | None], *, is_router: bool = False
+) -> list[BaseMessage]:
     """The history as the backend of `route` can take it; the same list when nothing had to change.
 
     AI turns of another route, or without a record of another provider, are rewritten into text and tool
@@ -80,8 +85,12 @@ def portable(messages: list[BaseMessage], route: str, provider: Callable[[], str
             continue
         if origin != route if origin is not None else made_by != provider():
             changed[position] = AIMessage(
-                content=str(message.text), tool_calls=message.tool_calls, name=message.name,
-                invalid_tool_calls=message.invalid_tool_calls, usage_metadata=message.usage_metadata)
+                content=str(message.text),
+                tool_calls=message.tool_calls,
+                name=message.name,
+                invalid_tool_calls=message.invalid_tool_calls,
+                usage_metadata=message.usage_metadata,
+            )
         elif origin is not None and is_router:
             changed[position] = _with_inner_record(message)
     if not changed:

@@ -5,22 +5,20 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from langchain_core.language_models.chat_models import BaseChatModel
 from langchain_core.messages import AIMessage, BaseMessage
-from langchain_core.outputs import LLMResult
 from langchain_core.runnables import Runnable, RunnableConfig
-from routellm_core.policy import RouteRequest
 
 from langchain_routellm._backends import Needs, can_take
+from langchain_routellm._call import Host
 from langchain_routellm._history import conversation_route, portable, text_to_score, tool_loop_route
 from langchain_routellm._record import PREFIX
-from langchain_routellm._routed import Host
 from langchain_routellm._tools import bound_to
+from routellm_core.policy import RouteRequest
 
 if TYPE_CHECKING:
     from langchain_routellm.chat_models import ChatRouteLLM
 
-__all__ = ["ChatHost", "GenerateHost"]
+__all__ = ["ChatHost"]
 
 
 class ChatHost(Host):
@@ -49,8 +47,9 @@ class ChatHost(Host):
             self._converted = (value, self.router._convert_input(value).to_messages())
         return self._converted[1]
 
-    def request(self, value: Any, settings: Mapping[str, Any], kwargs: Mapping[str, Any], *,
-                may_wait: bool) -> RouteRequest:
+    def request(
+        self, value: Any, settings: Mapping[str, Any], kwargs: Mapping[str, Any], *, may_wait: bool
+    ) -> RouteRequest:
         messages = self.messages(value)
         needs = Needs(messages, tools=bool(kwargs.get("tools")), structured=self.structured)
         router = self.router
@@ -79,8 +78,12 @@ class ChatHost(Host):
         if not any(isinstance(message, AIMessage) for message in messages):
             return value
         backend = self.router._backend(route)
-        rewritten = portable(messages, route, lambda: backend._get_ls_params().get("ls_provider"),
-                             is_router=backend._llm_type == self.router._llm_type)
+        rewritten = portable(
+            messages,
+            route,
+            lambda: backend._get_ls_params().get("ls_provider"),
+            is_router=backend._llm_type == self.router._llm_type,
+        )
         return value if rewritten is messages else rewritten
 
     def is_ready(self, route: str) -> bool:
@@ -88,35 +91,3 @@ class ChatHost(Host):
 
     def make_ready(self, route: str) -> None:
         self.router._backend(route)
-
-
-class GenerateHost(ChatHost):
-    """The same for `generate`, which wants the backend's LLMResult."""
-
-    def messages(self, value: Any) -> list[BaseMessage]:
-        converted: list[BaseMessage] = value
-        return converted
-
-    def target(self, route: str, kwargs: Mapping[str, Any]) -> tuple[Runnable[Any, Any], dict[str, Any]]:
-        bound, rest = super().target(route, kwargs)
-        arguments: Mapping[str, Any] = getattr(bound, "kwargs", {})
-        return _Generate(self.router._backend(route)), {**arguments, **rest}
-
-
-class _Generate(Runnable[list[BaseMessage], LLMResult]):
-    """`generate` as the plumbing calls a target."""
-
-    def __init__(self, backend: BaseChatModel) -> None:
-        self.backend = backend
-
-    def invoke(self, input: list[BaseMessage], config: RunnableConfig | None = None, **kwargs: Any) -> LLMResult:
-        return self.backend.generate([input], **_run_options(config), **kwargs)
-
-    async def ainvoke(self, input: list[BaseMessage], config: RunnableConfig | None = None,
-                      **kwargs: Any) -> LLMResult:
-        return await self.backend.agenerate([input], **_run_options(config), **kwargs)
-
-
-def _run_options(config: RunnableConfig | None) -> dict[str, Any]:
-    given = config or RunnableConfig()
-    return {"callbacks": given.get("callbacks"), "tags": given.get("tags"), "metadata": given.get("metadata")}

@@ -7,6 +7,7 @@ from typing import Any
 
 from langchain_core.messages import BaseMessage
 from langchain_core.outputs import ChatGeneration, LLMResult
+
 from routellm_core.types import Decision
 
 __all__ = ["PREFIX", "RECORD", "record_of", "route_of", "run_metadata", "stamped", "with_record"]
@@ -54,7 +55,17 @@ def stamped(value: Any, decision: Decision) -> Any:
     if isinstance(value, dict) and isinstance(value.get("raw"), BaseMessage):
         return {**value, "raw": stamped(value["raw"], decision)}
     if isinstance(value, LLMResult):
-        return value.model_copy(update={"generations": [
-            [g.model_copy(update={"message": stamped(g.message, decision)}) if isinstance(g, ChatGeneration) else g
-             for g in generations] for generations in value.generations]})
+        return value.model_copy(
+            update={
+                "generations": [
+                    [
+                        g.model_copy(update={"message": stamped(g.message, decision)})
+                        if isinstance(g, ChatGeneration)
+                        else g
+                        for g in generations
+                    ]
+                    for generations in value.generations
+                ]
+            }
+        )
     return value

@@ -71,17 +71,21 @@ class StructuredRoute(RunnableSerializable[LanguageModelInput, Any]):
     def stream(self, input: LanguageModelInput, config: RunnableConfig | None = None, **kwargs: Any) -> Iterator[Any]:
         return _routed.stream(_StructuredHost(self), input, config, kwargs)
 
-    def astream(self, input: LanguageModelInput, config: RunnableConfig | None = None,
-                **kwargs: Any) -> AsyncIterator[Any]:
+    def astream(
+        self, input: LanguageModelInput, config: RunnableConfig | None = None, **kwargs: Any
+    ) -> AsyncIterator[Any]:
         return _routed.astream(_StructuredHost(self), input, config, kwargs)
 
-    def batch(self, inputs: list[LanguageModelInput], config: Any = None, *, return_exceptions: bool = False,
-              **kwargs: Any) -> list[Any]:
+    def batch(
+        self, inputs: list[LanguageModelInput], config: Any = None, *, return_exceptions: bool = False, **kwargs: Any
+    ) -> list[Any]:
         configs = _routed.decided(_StructuredHost(self), inputs, config, kwargs, return_exceptions=return_exceptions)
         return super().batch(inputs, configs, return_exceptions=return_exceptions, **kwargs)
 
-    async def abatch(self, inputs: list[LanguageModelInput], config: Any = None, *, return_exceptions: bool = False,
-                     **kwargs: Any) -> list[Any]:
-        configs = await _routed.adecided(_StructuredHost(self), inputs, config, kwargs,
-                                         return_exceptions=return_exceptions)
+    async def abatch(
+        self, inputs: list[LanguageModelInput], config: Any = None, *, return_exceptions: bool = False, **kwargs: Any
+    ) -> list[Any]:
+        configs = await _routed.adecided(
+            _StructuredHost(self), inputs, config, kwargs, return_exceptions=return_exceptions
+        )
         return await super().abatch(inputs, configs, return_exceptions=return_exceptions, **kwargs)

@@ -54,8 +54,9 @@ def _bind_tools(backend: BaseChatModel, tools: Sequence[Any], options: Mapping[s
     return backend.bind_tools([getattr(tool, "raw", None) or tool for tool in tools], **options)
 
 
-def bound_to(backend: BaseChatModel, route: str,
-             kwargs: Mapping[str, Any]) -> tuple[Runnable[Any, Any], dict[str, Any]]:
+def bound_to(
+    backend: BaseChatModel, route: str, kwargs: Mapping[str, Any]
+) -> tuple[Runnable[Any, Any], dict[str, Any]]:
     """The backend with a call's tools bound its own way, and the arguments left for the call."""
     if "tools" not in kwargs:
         return backend, dict(kwargs)
@@ -97,8 +98,10 @@ class RouterBinding(RunnableBinding[LanguageModelInput, AIMessage]):  # type: ig
             NotImplementedError: Tools are bound; how the two go together differs per provider.
         """
         if self.kwargs.get("tools"):
-            raise NotImplementedError("structured output on top of bound tools is specific to each provider; "
-                                      "use create_agent(model, tools, response_format=...)")
+            raise NotImplementedError(
+                "structured output on top of bound tools is specific to each provider; "
+                "use create_agent(model, tools, response_format=...)"
+            )
         structured: Runnable[LanguageModelInput, Any] = self._router.with_structured_output(schema, **kwargs)
         if self.kwargs:
             structured = structured.bind(**self.kwargs)

@@ -20,22 +20,20 @@ from langchain_core.messages.utils import count_tokens_approximately
 from langchain_core.outputs import ChatGeneration, ChatResult, LLMResult
 from langchain_core.runnables import Runnable, RunnableConfig
 from pydantic import ConfigDict, Field, PrivateAttr
-from routellm_core.errors import ConfigurationError
-from routellm_core.policy import RoutingPolicy
-from routellm_core.routers import Router
-from routellm_core.types import Fallback, OnError, Stickiness
 
 from langchain_routellm import _events, _routed
 from langchain_routellm._backends import checked_models, common_profile, made, tuned
-from langchain_routellm._host import ChatHost, GenerateHost
+from langchain_routellm._generate import GenerateHost, as_one, generate_configs, with_stop
+from langchain_routellm._host import ChatHost
 from langchain_routellm._structured import StructuredRoute
 from langchain_routellm._tools import DeferredTools, RouterBinding
+from routellm_core.errors import ConfigurationError
+from routellm_core.policy import POLICY_DEFAULTS, RoutingPolicy, policy_from
+from routellm_core.routers import Router
+from routellm_core.types import Fallback, OnError, Stickiness
 
 __all__ = ["ChatRouteLLM"]
 
-_POLICY_OPTIONS: dict[str, Any] = {"router": "default", "threshold": None, "strong_share": None,
-                                   "stickiness": "tool_loop", "fallback": "none", "on_error": "strong",
-                                   "router_timeout_s": None}
 _PASSED_DOWN = {"output_version": None, "disable_streaming": False}  # behaviour of the call: the backends need it
 
 
@@ -127,23 +125,42 @@ class ChatRouteLLM(BaseChatModel):
         routes = checked_models(strong, weak, models)
         if text is not None and not callable(text):
             raise ConfigurationError(f"text= is a function from the messages to a str, got {type(text).__name__}")
-        options = {"router": router, "threshold": threshold, "strong_share": strong_share, "stickiness": stickiness,
-                   "fallback": fallback, "on_error": on_error, "router_timeout_s": router_timeout_s}
-        decides = _policy_for(tuple(routes), policy, options)
+        options = {
+            "router": router,
+            "threshold": threshold,
+            "strong_share": strong_share,
+            "stickiness": stickiness,
+            "fallback": fallback,
+            "on_error": on_error,
+            "router_timeout_s": router_timeout_s,
+        }
+        decides = policy_from(policy, tuple(routes), options)
         unknown = sorted(set(kwargs) - set(type(self).model_fields))
         if unknown:
-            warnings.warn(f"{type(self).__name__} ignores {', '.join(unknown)}: set what concerns the answer "
-                          "on its backends", stacklevel=2)
+            warnings.warn(
+                f"{type(self).__name__} ignores {', '.join(unknown)}: set what concerns the answer on its backends",
+                stacklevel=2,
+            )
         ignored = [name for name in ("cache", "rate_limiter") if kwargs.get(name) not in (None, False)]
         if ignored:
-            warnings.warn(f"{type(self).__name__} ignores {' and '.join(ignored)}: set them on its backends",
-                          stacklevel=2)
+            warnings.warn(
+                f"{type(self).__name__} ignores {' and '.join(ignored)}: set them on its backends", stacklevel=2
+            )
         super().__init__(
             **{name: value for name, value in kwargs.items() if name not in unknown},
-            models=routes, router=decides.router, policy=policy, text=text, profile=profile,
-            threshold=threshold if policy is None else _plain(decides.thresholds),
-            strong_share=strong_share, stickiness=decides.stickiness, fallback=decides.fallback,
-            on_error=decides.on_error, router_timeout_s=decides.router_timeout_s, normalize_history=normalize_history)
+            models=routes,
+            router=decides.router,
+            policy=policy,
+            text=text,
+            profile=profile,
+            threshold=threshold if policy is None else decides.settings()["threshold"],
+            strong_share=strong_share,
+            stickiness=decides.stickiness,
+            fallback=decides.fallback,
+            on_error=decides.on_error,
+            router_timeout_s=decides.router_timeout_s,
+            normalize_history=normalize_history,
+        )
         self._policy = decides
 
     # -- what is behind it
@@ -160,8 +177,9 @@ class ChatRouteLLM(BaseChatModel):
         if backend is None:
             given = self.models[route]
             backend = made(given, route) if isinstance(given, str) else given
-            passed = {name: getattr(self, name) for name, default in _PASSED_DOWN.items()
-                      if getattr(self, name) != default}
+            passed = {
+                name: getattr(self, name) for name, default in _PASSED_DOWN.items() if getattr(self, name) != default
+            }
             # two threads may both get here; one result wins
             backend = self._made.setdefault(route, tuned(backend, passed))
         return backend
@@ -179,9 +197,9 @@ class ChatRouteLLM(BaseChatModel):
         """A copy whose routing follows the updated fields."""
         copy = super().model_copy(update=update, deep=deep)
         copy._made = {}
-        if update and not set(update).isdisjoint((*_POLICY_OPTIONS, "policy", "models")):
-            options = {name: getattr(copy, name) for name in _POLICY_OPTIONS}
-            copy._policy = _policy_for(tuple(copy.models), copy.policy, options)
+        if update and not set(update).isdisjoint((*POLICY_DEFAULTS, "policy", "models")):
+            options = {name: getattr(copy, name) for name in POLICY_DEFAULTS}
+            copy._policy = policy_from(copy.policy, tuple(copy.models), options)
         return copy
 
     def __getstate__(self) -> dict[Any, Any]:
@@ -196,9 +214,7 @@ class ChatRouteLLM(BaseChatModel):
 
     @property
     def _identifying_params(self) -> dict[str, Any]:
-        return {"routes": list(self.models), "router": self._policy.router.name,
-                "threshold": _plain(self._policy.thresholds), "stickiness": self.stickiness,
-                "fallback": self.fallback, "on_error": self.on_error}
+        return {"routes": list(self.models), **self._policy.settings()}
 
     def _get_ls_params(self, stop: list[str] | None = None, **kwargs: Any) -> LangSmithParams:
         params = super()._get_ls_params(stop=stop, **kwargs)
@@ -219,89 +235,159 @@ class ChatRouteLLM(BaseChatModel):
         return count_tokens_approximately(messages, tools=list(tools) if tools else None)
 
     # -- calls
-    def invoke(self, input: LanguageModelInput, config: RunnableConfig | None = None, *,
-               stop: list[str] | None = None, **kwargs: Any) -> AIMessage:
-        return cast("AIMessage", _routed.invoke(ChatHost(self), input, config, _with_stop(stop, kwargs)))
+    def invoke(
+        self,
+        input: LanguageModelInput,
+        config: RunnableConfig | None = None,
+        *,
+        stop: list[str] | None = None,
+        **kwargs: Any,
+    ) -> AIMessage:
+        return cast("AIMessage", _routed.invoke(ChatHost(self), input, config, with_stop(stop, kwargs)))
 
-    async def ainvoke(self, input: LanguageModelInput, config: RunnableConfig | None = None, *,
-                      stop: list[str] | None = None, **kwargs: Any) -> AIMessage:
-        return cast("AIMessage", await _routed.ainvoke(ChatHost(self), input, config, _with_stop(stop, kwargs)))
+    async def ainvoke(
+        self,
+        input: LanguageModelInput,
+        config: RunnableConfig | None = None,
+        *,
+        stop: list[str] | None = None,
+        **kwargs: Any,
+    ) -> AIMessage:
+        return cast("AIMessage", await _routed.ainvoke(ChatHost(self), input, config, with_stop(stop, kwargs)))
 
-    def stream(self, input: LanguageModelInput, config: RunnableConfig | None = None, *,
-               stop: list[str] | None = None, **kwargs: Any) -> Iterator[AIMessageChunk]:
-        return _routed.stream(ChatHost(self), input, config, _with_stop(stop, kwargs))
+    def stream(
+        self,
+        input: LanguageModelInput,
+        config: RunnableConfig | None = None,
+        *,
+        stop: list[str] | None = None,
+        **kwargs: Any,
+    ) -> Iterator[AIMessageChunk]:
+        return _routed.stream(ChatHost(self), input, config, with_stop(stop, kwargs))
 
-    def astream(self, input: LanguageModelInput, config: RunnableConfig | None = None, *,
-                stop: list[str] | None = None, **kwargs: Any) -> AsyncIterator[AIMessageChunk]:
-        return _routed.astream(ChatHost(self), input, config, _with_stop(stop, kwargs))
+    def astream(
+        self,
+        input: LanguageModelInput,
+        config: RunnableConfig | None = None,
+        *,
+        stop: list[str] | None = None,
+        **kwargs: Any,
+    ) -> AsyncIterator[AIMessageChunk]:
+        return _routed.astream(ChatHost(self), input, config, with_stop(stop, kwargs))
 
-    def stream_events(self, input: LanguageModelInput, config: RunnableConfig | None = None, *,
-                      version: str = "v2", **kwargs: Any) -> Any:
+    def stream_events(
+        self, input: LanguageModelInput, config: RunnableConfig | None = None, *, version: str = "v2", **kwargs: Any
+    ) -> Any:
         if version == "v3":
             return _events.stream_events(ChatHost(self), input, config, kwargs)
         return super().stream_events(input, config, version=cast("Any", version), **kwargs)
 
-    def astream_events(self, input: LanguageModelInput, config: RunnableConfig | None = None, *,
-                       version: str = "v2", **kwargs: Any) -> Any:
+    def astream_events(
+        self, input: LanguageModelInput, config: RunnableConfig | None = None, *, version: str = "v2", **kwargs: Any
+    ) -> Any:
         if version == "v3":
             return _events.astream_events(ChatHost(self), input, config, kwargs)
         return super().astream_events(input, config, version=cast("Any", version), **kwargs)
 
     # -- many at once: the router is asked once
-    def batch(self, inputs: list[LanguageModelInput], config: Any = None, *, return_exceptions: bool = False,
-              **kwargs: Any) -> list[AIMessage]:
+    def batch(
+        self, inputs: list[LanguageModelInput], config: Any = None, *, return_exceptions: bool = False, **kwargs: Any
+    ) -> list[AIMessage]:
         configs = _routed.decided(ChatHost(self), inputs, config, kwargs, return_exceptions=return_exceptions)
         return super().batch(inputs, configs, return_exceptions=return_exceptions, **kwargs)
 
-    async def abatch(self, inputs: list[LanguageModelInput], config: Any = None, *, return_exceptions: bool = False,
-                     **kwargs: Any) -> list[AIMessage]:
+    async def abatch(
+        self, inputs: list[LanguageModelInput], config: Any = None, *, return_exceptions: bool = False, **kwargs: Any
+    ) -> list[AIMessage]:
         configs = await _routed.adecided(ChatHost(self), inputs, config, kwargs, return_exceptions=return_exceptions)
         return await super().abatch(inputs, configs, return_exceptions=return_exceptions, **kwargs)
 
-    def batch_as_completed(self, inputs: Sequence[LanguageModelInput], config: Any = None, *,
-                           return_exceptions: bool = False, **kwargs: Any) -> Iterator[Any]:
+    def batch_as_completed(
+        self,
+        inputs: Sequence[LanguageModelInput],
+        config: Any = None,
+        *,
+        return_exceptions: bool = False,
+        **kwargs: Any,
+    ) -> Iterator[Any]:
         configs = _routed.decided(ChatHost(self), inputs, config, kwargs, return_exceptions=return_exceptions)
-        yield from super().batch_as_completed(inputs, configs, return_exceptions=cast("Any", return_exceptions),
-                                              **kwargs)
+        yield from super().batch_as_completed(
+            inputs, configs, return_exceptions=cast("Any", return_exceptions), **kwargs
+        )
 
-    async def abatch_as_completed(self, inputs: Sequence[LanguageModelInput], config: Any = None, *,
-                                  return_exceptions: bool = False, **kwargs: Any) -> AsyncIterator[Any]:
+    async def abatch_as_completed(
+        self,
+        inputs: Sequence[LanguageModelInput],
+        config: Any = None,
+        *,
+        return_exceptions: bool = False,
+        **kwargs: Any,
+    ) -> AsyncIterator[Any]:
         configs = await _routed.adecided(ChatHost(self), inputs, config, kwargs, return_exceptions=return_exceptions)
-        async for item in super().abatch_as_completed(inputs, configs, return_exceptions=cast("Any", return_exceptions),
-                                                      **kwargs):
+        async for item in super().abatch_as_completed(
+            inputs, configs, return_exceptions=cast("Any", return_exceptions), **kwargs
+        ):
             yield item
 
-    def generate(self, messages: list[list[BaseMessage]], stop: list[str] | None = None, callbacks: Callbacks = None,
-                 **kwargs: Any) -> LLMResult:
+    def generate(
+        self,
+        messages: list[list[BaseMessage]],
+        stop: list[str] | None = None,
+        callbacks: Callbacks = None,
+        **kwargs: Any,
+    ) -> LLMResult:
         """Each prompt goes its own way; the generations' messages carry the records."""
-        host, configs, kwargs = GenerateHost(self), *_generate_configs(len(messages), callbacks, stop, kwargs)
+        host, configs, kwargs = GenerateHost(self), *generate_configs(len(messages), callbacks, stop, kwargs)
         configs = _routed.decided(host, messages, configs, kwargs, return_exceptions=False)
-        return _as_one([_routed.invoke(GenerateHost(self), prompt, config, kwargs)
-                        for prompt, config in zip(messages, configs, strict=True)])
+        return as_one(
+            [
+                _routed.invoke(GenerateHost(self), prompt, config, kwargs)
+                for prompt, config in zip(messages, configs, strict=True)
+            ]
+        )
 
-    async def agenerate(self, messages: list[list[BaseMessage]], stop: list[str] | None = None,
-                        callbacks: Callbacks = None, **kwargs: Any) -> LLMResult:
+    async def agenerate(
+        self,
+        messages: list[list[BaseMessage]],
+        stop: list[str] | None = None,
+        callbacks: Callbacks = None,
+        **kwargs: Any,
+    ) -> LLMResult:
         """Each prompt goes its own way; the generations' messages carry the records."""
-        host, configs, kwargs = GenerateHost(self), *_generate_configs(len(messages), callbacks, stop, kwargs)
+        host, configs, kwargs = GenerateHost(self), *generate_configs(len(messages), callbacks, stop, kwargs)
         configs = await _routed.adecided(host, messages, configs, kwargs, return_exceptions=False)
         # all are awaited, so that every run is closed before an error is raised
-        results = await asyncio.gather(*(_routed.ainvoke(GenerateHost(self), prompt, config, kwargs)
-                                         for prompt, config in zip(messages, configs, strict=True)),
-                                       return_exceptions=True)
+        results = await asyncio.gather(
+            *(
+                _routed.ainvoke(GenerateHost(self), prompt, config, kwargs)
+                for prompt, config in zip(messages, configs, strict=True)
+            ),
+            return_exceptions=True,
+        )
         for result in results:
             if isinstance(result, BaseException):
                 raise result
-        return _as_one(cast("list[LLMResult]", results))
+        return as_one(cast("list[LLMResult]", results))
 
-    def _generate(self, messages: list[BaseMessage], stop: list[str] | None = None,
-                  run_manager: CallbackManagerForLLMRun | None = None, **kwargs: Any) -> ChatResult:
+    def _generate(
+        self,
+        messages: list[BaseMessage],
+        stop: list[str] | None = None,
+        run_manager: CallbackManagerForLLMRun | None = None,
+        **kwargs: Any,
+    ) -> ChatResult:
         # abstract in the base class, and reached only by code that bypasses the public methods; such code has
         # opened an LLM run of its own, so ours stay silent or usage would count twice
         answer = self.invoke(messages, {"callbacks": []}, stop=stop, **kwargs)
         return ChatResult(generations=[ChatGeneration(message=answer)])
 
-    async def _agenerate(self, messages: list[BaseMessage], stop: list[str] | None = None,
-                         run_manager: AsyncCallbackManagerForLLMRun | None = None, **kwargs: Any) -> ChatResult:
+    async def _agenerate(
+        self,
+        messages: list[BaseMessage],
+        stop: list[str] | None = None,
+        run_manager: AsyncCallbackManagerForLLMRun | None = None,
+        **kwargs: Any,
+    ) -> ChatResult:
         answer = await self.ainvoke(messages, {"callbacks": []}, stop=stop, **kwargs)
         return ChatResult(generations=[ChatGeneration(message=answer)])
 
@@ -320,48 +406,8 @@ class ChatRouteLLM(BaseChatModel):
         choice = {} if tool_choice is None else {"tool_choice": tool_choice}
         return self.bind(tools=DeferredTools(tools), **choice, **kwargs)
 
-    def with_structured_output(self, schema: Any, *, include_raw: bool = False,
-                               **kwargs: Any) -> Runnable[LanguageModelInput, Any]:
+    def with_structured_output(
+        self, schema: Any, *, include_raw: bool = False, **kwargs: Any
+    ) -> Runnable[LanguageModelInput, Any]:
         """Structured output by the chosen backend's own method; `include_raw=True` carries the record in "raw"."""
         return StructuredRoute(router=self, target_schema=schema, options={"include_raw": include_raw, **kwargs})
-
-
-def _policy_for(routes: tuple[str, ...], policy: Any, options: dict[str, Any]) -> RoutingPolicy:
-    if policy is None:
-        return RoutingPolicy(routes=routes, **options)
-    if not isinstance(policy, RoutingPolicy):
-        raise ConfigurationError(f"policy= is a RoutingPolicy, got {type(policy).__name__}")
-    if policy.routes != routes:
-        raise ConfigurationError(f"policy= routes between {', '.join(policy.routes)}, but the backends are "
-                                 f"{', '.join(routes)} (weakest first)")
-    own = {**{name: getattr(policy, name, None) for name in _POLICY_OPTIONS}, "threshold": _plain(policy.thresholds)}
-    extra = [name for name, value in options.items() if value != _POLICY_OPTIONS[name] and value != own[name]]
-    if extra:
-        raise ConfigurationError(f"policy= decides it all: give {', '.join(extra)} to the RoutingPolicy instead")
-    return policy
-
-
-def _plain(thresholds: Sequence[float]) -> float | list[float]:
-    return thresholds[0] if len(thresholds) == 1 else list(thresholds)
-
-
-def _with_stop(stop: list[str] | None, kwargs: dict[str, Any]) -> dict[str, Any]:
-    return kwargs if stop is None else {**kwargs, "stop": stop}
-
-
-def _generate_configs(count: int, callbacks: Callbacks, stop: list[str] | None,
-                      kwargs: dict[str, Any]) -> tuple[list[RunnableConfig], dict[str, Any]]:
-    """Configs like those of `invoke`, one a prompt, from the arguments of `generate`; and what is left of those."""
-    rest = dict(kwargs)
-    given: dict[str, Any] = {"callbacks": callbacks}
-    for name in ("tags", "metadata", "run_name", "run_id"):
-        given[name] = rest.pop(name, None)
-    configs = [{k: v for k, v in given.items() if v is not None and (i == 0 or k != "run_id")} for i in range(count)]
-    return cast("list[RunnableConfig]", configs), _with_stop(stop, rest)
-
-
-def _as_one(results: list[LLMResult]) -> LLMResult:
-    # what one backend says about its call cannot be summed with what another says
-    return LLMResult(generations=[result.generations[0] for result in results],
-                     llm_output=results[0].llm_output if len(results) == 1 else {},
-                     run=[run for result in results for run in result.run or []] or None)

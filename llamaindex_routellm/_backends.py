@@ -11,9 +11,10 @@ from llama_index.core.base.llms.types import ChatMessage, LLMMetadata, MessageRo
 from llama_index.core.constants import DEFAULT_NUM_OUTPUTS
 from llama_index.core.llms.function_calling import FunctionCallingLLM
 from llama_index.core.llms.llm import LLM
-from routellm_core.errors import ConfigurationError
 
 from llamaindex_routellm._providers import check_spec, make_llm
+from routellm_core.errors import ConfigurationError
+from routellm_core.policy import named_routes
 
 __all__ = ["Backends", "as_function_calling", "checked_models", "own_messages"]
 
@@ -27,25 +28,15 @@ def checked_models(
         ConfigurationError: Both forms, half of one, or something that is no backend.
         UnknownKindError: A string names a provider that nobody knows.
     """
-    if models is not None:
-        if strong is not None or weak is not None:
-            raise ConfigurationError("give strong= and weak=, or models={name: backend}, not both")
-        if not isinstance(models, Mapping):
-            raise ConfigurationError(f"models= is a dict from route to backend, weakest first, got "
-                                     f"{type(models).__name__}")
-        chosen = dict(models)
-    elif strong is None or weak is None:
-        raise ConfigurationError("give both strong= and weak=, or models={name: backend}")
-    else:
-        chosen = {"weak": weak, "strong": strong}
+    chosen = named_routes(strong, weak, models)
     for name, backend in chosen.items():
-        if not isinstance(name, str) or not name:
-            raise ConfigurationError(f"a route's name is a str that is not empty, got {name!r}")
         if isinstance(backend, str):
             check_spec(backend)
         elif not isinstance(backend, LLM):
-            raise ConfigurationError(f"the backend of route {name!r} must be a LlamaIndex LLM or a string "
-                                     f"'provider:model', got {type(backend).__name__}")
+            raise ConfigurationError(
+                f"the backend of route {name!r} must be a LlamaIndex LLM or a string "
+                f"'provider:model', got {type(backend).__name__}"
+            )
     return chosen
 
 
@@ -56,8 +47,10 @@ def as_function_calling(backend: LLM) -> FunctionCallingLLM:
         ConfigurationError: It has none.
     """
     if not isinstance(backend, FunctionCallingLLM):
-        raise ConfigurationError(f"{backend.class_name()} cannot call tools, and no other route was open to this call; "
-                                 "give at least one backend that is a FunctionCallingLLM")
+        raise ConfigurationError(
+            f"{backend.class_name()} cannot call tools, and no other route was open to this call; "
+            "give at least one backend that is a FunctionCallingLLM"
+        )
     return backend
 
 

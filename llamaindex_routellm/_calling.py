@@ -10,13 +10,13 @@ from typing import Any, TypeVar, cast
 
 from llama_index.core.base.llms.types import ChatMessage, ChatResponse, CompletionResponse
 from llama_index.core.llms.llm import LLM
-from routellm_core.policy import RouteRequest, RoutingPolicy, may_fall_back, observe
-from routellm_core.types import Decision
 
 from llamaindex_routellm._backends import Backends
 from llamaindex_routellm._ledger import AnswerLedger
 from llamaindex_routellm._scopes import current_pins, forced_route
 from llamaindex_routellm.events import announce, current_span
+from routellm_core.policy import RouteRequest, RoutingPolicy, may_fall_back, observe
+from routellm_core.types import Decision
 
 __all__ = ["RECORD_KEY", "Caller", "Question"]
 
@@ -95,9 +95,7 @@ class Caller:
             except Exception as error:  # noqa: BLE001 - next_or_raise raises it unless another route may answer
                 attempts.next_or_raise(error)
 
-    async def _aopen(
-        self, attempts: _Attempts, ask: Callable[[LLM], Awaitable[AsyncIterator[T]]]
-    ) -> AsyncIterator[T]:
+    async def _aopen(self, attempts: _Attempts, ask: Callable[[LLM], Awaitable[AsyncIterator[T]]]) -> AsyncIterator[T]:
         while True:
             try:
                 return await ask(await self.backends.aget(attempts.route))

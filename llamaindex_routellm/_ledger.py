@@ -63,8 +63,9 @@ class AnswerLedger:
         if not messages or messages[-1].role not in _TOOL_ROLES:
             return None
         task = _task(messages)
-        return self._first(hash((task, message.additional_kwargs.get("tool_call_id")))
-                           for message in _closing_tool_results(messages))
+        return self._first(
+            hash((task, message.additional_kwargs.get("tool_call_id"))) for message in _closing_tool_results(messages)
+        )
 
     def conversation(self, messages: Sequence[ChatMessage]) -> str | None:
         """Who gave the newest answer in the history, if this process saw it."""

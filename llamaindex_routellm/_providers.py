@@ -6,6 +6,7 @@ import os
 from typing import Any
 
 from llama_index.core.llms.llm import LLM
+
 from routellm_core._lazy import Registry
 from routellm_core.errors import ConfigurationError, MissingExtraError, UnknownKindError
 
@@ -40,11 +41,14 @@ def check_spec(spec: str) -> None:
     """
     provider, colon, model = spec.partition(":")
     if not (provider and colon and model):
-        raise ConfigurationError(f"a backend is an LLM or a string 'provider:model' such as 'openai:gpt-4.1-mini', "
-                                 f"got {spec!r}")
+        raise ConfigurationError(
+            f"a backend is an LLM or a string 'provider:model' such as 'openai:gpt-4.1-mini', got {spec!r}"
+        )
     if provider not in PROVIDERS.table and provider not in PROVIDERS.kinds():
-        raise UnknownKindError(f"unknown provider {provider!r} in {spec!r}; known: {', '.join(PROVIDERS.kinds())}. "
-                               "For another one, build its LLM and give that")
+        raise UnknownKindError(
+            f"unknown provider {provider!r} in {spec!r}; known: {', '.join(PROVIDERS.kinds())}. "
+            "For another one, build its LLM and give that"
+        )
 
 
 def make_llm(spec: str) -> LLM:
@@ -99,5 +103,6 @@ def _load(target: str, spec: str) -> Any:
         if not (module == missing or module.startswith(f"{missing}.")):
             raise  # the integration is there, something it needs is not
         package = module.replace("llama_index", "llama-index").replace(".", "-").replace("_", "-")
-        raise MissingExtraError(f"the backend {spec!r} needs the package {package!r}: pip install {package}",
-                                name=module) from error
+        raise MissingExtraError(
+            f"the backend {spec!r} needs the package {package!r}: pip install {package}", name=module
+        ) from error

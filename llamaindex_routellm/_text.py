@@ -6,10 +6,10 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias
 
 from llama_index.core.base.llms.types import ChatMessage, MessageRole
-from routellm_core.errors import ConfigurationError
-from routellm_core.policy import routing_text
 
 from llamaindex_routellm._scopes import current_query
+from routellm_core.errors import ConfigurationError
+from routellm_core.policy import routing_text
 
 __all__ = ["QUESTION_VARIABLES", "TextFunction", "scored_prompt", "scored_text", "task_messages", "template_question"]
 

@@ -10,9 +10,9 @@ from llama_index.core.instrumentation.event_handlers import BaseEventHandler
 from llama_index.core.instrumentation.events import BaseEvent
 from llama_index.core.instrumentation.events.span import SpanDropEvent  # type: ignore[attr-defined] # likewise
 from llama_index.core.instrumentation.events.synthesis import SynthesizeEndEvent, SynthesizeStartEvent
-from routellm_core.types import Decision
 
 from llamaindex_routellm._scopes import query_stack
+from routellm_core.types import Decision
 
 __all__ = ["RoutingDecisionEvent", "SynthesisQueryTracker", "announce", "current_span", "dispatcher"]
 

@@ -26,15 +26,15 @@ from llama_index.core.llms.llm import LLM, ToolSelection
 from llama_index.core.llms.structured_llm import StructuredLLM
 from llama_index.core.prompts import BasePromptTemplate, PromptTemplate
 from llama_index.core.types import Model, PydanticProgramMode, TokenAsyncGen, TokenGen
-from routellm_core.policy import RoutingPolicy
-from routellm_core.routers import Router
-from routellm_core.types import Fallback, OnError, Stickiness
 
 from llamaindex_routellm._backends import Backends, as_function_calling, checked_models, own_messages
 from llamaindex_routellm._calling import RECORD_KEY, Caller, Question
-from llamaindex_routellm._settings import make_policy, refuse_settings, settings_of
+from llamaindex_routellm._settings import refuse_settings
 from llamaindex_routellm._text import TextFunction, scored_prompt, scored_text, template_question
 from llamaindex_routellm.structured import RoutedStructuredLLM
+from routellm_core.policy import RoutingPolicy, policy_from
+from routellm_core.routers import Router
+from routellm_core.types import Fallback, OnError, Stickiness
 
 if TYPE_CHECKING:
     from llama_index.core.chat_engine.types import AgentChatResponse
@@ -122,10 +122,19 @@ class RouteLLM(FunctionCallingLLM):
         # checked before pydantic runs, which would wrap these errors in its own
         refuse_settings(others, text)
         chosen = checked_models(strong, weak, models)
-        chosen_policy = make_policy(policy, tuple(chosen), {
-            "router": router, "threshold": threshold, "strong_share": strong_share, "stickiness": stickiness,
-            "fallback": fallback, "on_error": on_error, "router_timeout_s": router_timeout_s,
-        })
+        chosen_policy = policy_from(
+            policy,
+            tuple(chosen),
+            {
+                "router": router,
+                "threshold": threshold,
+                "strong_share": strong_share,
+                "stickiness": stickiness,
+                "fallback": fallback,
+                "on_error": on_error,
+                "router_timeout_s": router_timeout_s,
+            },
+        )
         super().__init__(models=chosen, policy=chosen_policy, text=text)
         self._backends = Backends(self.models)
         self._caller = Caller(self.policy, self._backends)
@@ -152,13 +161,17 @@ class RouteLLM(FunctionCallingLLM):
     def to_payload(self) -> dict[str, Any]:
         """For events: routes, models and settings; no credentials."""
         each = {name: llm.metadata.model_name for name, llm in self._backends.all().items()}
-        return {"class_name": self.class_name(), **self.metadata.model_dump(), "models": each,
-                **settings_of(self.policy)}
+        return {
+            "class_name": self.class_name(),
+            **self.metadata.model_dump(),
+            "models": each,
+            **self.policy.settings(),
+        }
 
     @model_serializer(mode="wrap")
     def custom_model_dump(self, handler: Any, info: Any) -> dict[str, Any]:
         """Settings only; `RouteLLM.from_dict(dump, models=..., router=...)` restores."""
-        return {**settings_of(self.policy), "class_name": self.class_name()}
+        return {**self.policy.settings(), "class_name": self.class_name()}
 
     def __repr_args__(self) -> list[tuple[str | None, Any]]:
         shown = {name: llm if isinstance(llm, str) else llm.class_name() for name, llm in self.models.items()}
@@ -206,84 +219,110 @@ class RouteLLM(FunctionCallingLLM):
 
     async def achat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponse:
         return await self._caller.acall(
-            self._asked(messages), lambda llm: llm.achat(own_messages(llm, messages), **kwargs))
+            self._asked(messages), lambda llm: llm.achat(own_messages(llm, messages), **kwargs)
+        )
 
     def stream_chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponseGen:
         return self._caller.stream(
-            self._asked(messages), lambda llm: llm.stream_chat(own_messages(llm, messages), **kwargs))
+            self._asked(messages), lambda llm: llm.stream_chat(own_messages(llm, messages), **kwargs)
+        )
 
     async def astream_chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponseAsyncGen:
         return await self._caller.astream(
-            self._asked(messages), lambda llm: llm.astream_chat(own_messages(llm, messages), **kwargs))
+            self._asked(messages), lambda llm: llm.astream_chat(own_messages(llm, messages), **kwargs)
+        )
 
     def complete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> CompletionResponse:
         return self._caller.call(
-            self._asked_prompt(prompt), lambda llm: llm.complete(prompt, formatted=formatted, **kwargs))
+            self._asked_prompt(prompt), lambda llm: llm.complete(prompt, formatted=formatted, **kwargs)
+        )
 
     async def acomplete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> CompletionResponse:
         return await self._caller.acall(
-            self._asked_prompt(prompt), lambda llm: llm.acomplete(prompt, formatted=formatted, **kwargs))
+            self._asked_prompt(prompt), lambda llm: llm.acomplete(prompt, formatted=formatted, **kwargs)
+        )
 
     def stream_complete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> CompletionResponseGen:
         return self._caller.stream(
-            self._asked_prompt(prompt), lambda llm: llm.stream_complete(prompt, formatted=formatted, **kwargs))
+            self._asked_prompt(prompt), lambda llm: llm.stream_complete(prompt, formatted=formatted, **kwargs)
+        )
 
-    async def astream_complete(
-        self, prompt: str, formatted: bool = False, **kwargs: Any
-    ) -> CompletionResponseAsyncGen:
+    async def astream_complete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> CompletionResponseAsyncGen:
         return await self._caller.astream(
-            self._asked_prompt(prompt), lambda llm: llm.astream_complete(prompt, formatted=formatted, **kwargs))
+            self._asked_prompt(prompt), lambda llm: llm.astream_complete(prompt, formatted=formatted, **kwargs)
+        )
 
     # -- prompt templates. Forwarded whole, so that the backend's template branch, system prompt and parser apply.
     def predict(self, prompt: BasePromptTemplate, **prompt_args: Any) -> str:
         """Answer a filled template; its question is scored, not what else fills it."""
         return self._caller.call(
-            self._asked_template(prompt, prompt_args), lambda llm: llm.predict(prompt, **prompt_args))
+            self._asked_template(prompt, prompt_args), lambda llm: llm.predict(prompt, **prompt_args)
+        )
 
     async def apredict(self, prompt: BasePromptTemplate, **prompt_args: Any) -> str:
         return await self._caller.acall(
-            self._asked_template(prompt, prompt_args), lambda llm: llm.apredict(prompt, **prompt_args))
+            self._asked_template(prompt, prompt_args), lambda llm: llm.apredict(prompt, **prompt_args)
+        )
 
     def stream(self, prompt: BasePromptTemplate, **prompt_args: Any) -> TokenGen:
         return self._caller.stream(
-            self._asked_template(prompt, prompt_args), lambda llm: llm.stream(prompt, **prompt_args))
+            self._asked_template(prompt, prompt_args), lambda llm: llm.stream(prompt, **prompt_args)
+        )
 
     async def astream(self, prompt: BasePromptTemplate, **prompt_args: Any) -> TokenAsyncGen:
         return await self._caller.astream(
-            self._asked_template(prompt, prompt_args), lambda llm: llm.astream(prompt, **prompt_args))
+            self._asked_template(prompt, prompt_args), lambda llm: llm.astream(prompt, **prompt_args)
+        )
 
     # -- structured output. The backend's own, which keeps its JSON-schema mode; some write into `llm_kwargs`.
     def structured_predict(
-        self, output_cls: type[Model], prompt: PromptTemplate, llm_kwargs: dict[str, Any] | None = None,
+        self,
+        output_cls: type[Model],
+        prompt: PromptTemplate,
+        llm_kwargs: dict[str, Any] | None = None,
         **prompt_args: Any,
     ) -> Model:
         answer: Model = self._caller.call(
-            self._asked_template(prompt, prompt_args), lambda llm: llm.structured_predict(
-                output_cls, prompt, llm_kwargs=_own(llm_kwargs), **prompt_args))
+            self._asked_template(prompt, prompt_args),
+            lambda llm: llm.structured_predict(output_cls, prompt, llm_kwargs=_own(llm_kwargs), **prompt_args),
+        )
         return answer
 
     async def astructured_predict(
-        self, output_cls: type[Model], prompt: PromptTemplate, llm_kwargs: dict[str, Any] | None = None,
+        self,
+        output_cls: type[Model],
+        prompt: PromptTemplate,
+        llm_kwargs: dict[str, Any] | None = None,
         **prompt_args: Any,
     ) -> Model:
-        return await self._caller.acall(self._asked_template(prompt, prompt_args), lambda llm: llm.astructured_predict(
-            output_cls, prompt, llm_kwargs=_own(llm_kwargs), **prompt_args))
+        return await self._caller.acall(
+            self._asked_template(prompt, prompt_args),
+            lambda llm: llm.astructured_predict(output_cls, prompt, llm_kwargs=_own(llm_kwargs), **prompt_args),
+        )
 
     def stream_structured_predict(
-        self, output_cls: type[Model], prompt: PromptTemplate, llm_kwargs: dict[str, Any] | None = None,
+        self,
+        output_cls: type[Model],
+        prompt: PromptTemplate,
+        llm_kwargs: dict[str, Any] | None = None,
         **prompt_args: Any,
     ) -> Generator[Model | FlexibleModel, None, None]:
         return self._caller.stream(
-            self._asked_template(prompt, prompt_args), lambda llm: llm.stream_structured_predict(
-                output_cls, prompt, llm_kwargs=_own(llm_kwargs), **prompt_args))
+            self._asked_template(prompt, prompt_args),
+            lambda llm: llm.stream_structured_predict(output_cls, prompt, llm_kwargs=_own(llm_kwargs), **prompt_args),
+        )
 
     async def astream_structured_predict(
-        self, output_cls: type[Model], prompt: PromptTemplate, llm_kwargs: dict[str, Any] | None = None,
+        self,
+        output_cls: type[Model],
+        prompt: PromptTemplate,
+        llm_kwargs: dict[str, Any] | None = None,
         **prompt_args: Any,
     ) -> AsyncGenerator[Model | FlexibleModel, None]:
         return await self._caller.astream(
-            self._asked_template(prompt, prompt_args), lambda llm: llm.astream_structured_predict(
-                output_cls, prompt, llm_kwargs=_own(llm_kwargs), **prompt_args))
+            self._asked_template(prompt, prompt_args),
+            lambda llm: llm.astream_structured_predict(output_cls, prompt, llm_kwargs=_own(llm_kwargs), **prompt_args),
+        )
 
     def as_structured_llm(self, output_cls: type[BaseModel], **kwargs: Any) -> StructuredLLM:
         """An LLM whose answers are objects of `output_cls`, routed on the question like this one."""
@@ -296,62 +335,96 @@ class RouteLLM(FunctionCallingLLM):
 
     @_dispatcher.span
     def chat_with_tools(
-        self, tools: Sequence[BaseTool], user_msg: str | ChatMessage | None = None,
-        chat_history: list[ChatMessage] | None = None, **kwargs: Any,
+        self,
+        tools: Sequence[BaseTool],
+        user_msg: str | ChatMessage | None = None,
+        chat_history: list[ChatMessage] | None = None,
+        **kwargs: Any,
     ) -> ChatResponse:
         return self._caller.call(
             self._asked_tools(user_msg, chat_history, tools=True),
             lambda llm: as_function_calling(llm).chat_with_tools(
-                tools, user_msg=user_msg, chat_history=_history(llm, chat_history), **kwargs))
+                tools, user_msg=user_msg, chat_history=_history(llm, chat_history), **kwargs
+            ),
+        )
 
     @_dispatcher.span
     async def achat_with_tools(
-        self, tools: Sequence[BaseTool], user_msg: str | ChatMessage | None = None,
-        chat_history: list[ChatMessage] | None = None, **kwargs: Any,
+        self,
+        tools: Sequence[BaseTool],
+        user_msg: str | ChatMessage | None = None,
+        chat_history: list[ChatMessage] | None = None,
+        **kwargs: Any,
     ) -> ChatResponse:
         return await self._caller.acall(
             self._asked_tools(user_msg, chat_history, tools=True),
             lambda llm: as_function_calling(llm).achat_with_tools(
-                tools, user_msg=user_msg, chat_history=_history(llm, chat_history), **kwargs))
+                tools, user_msg=user_msg, chat_history=_history(llm, chat_history), **kwargs
+            ),
+        )
 
     @_dispatcher.span
     def stream_chat_with_tools(
-        self, tools: Sequence[BaseTool], user_msg: str | ChatMessage | None = None,
-        chat_history: list[ChatMessage] | None = None, **kwargs: Any,
+        self,
+        tools: Sequence[BaseTool],
+        user_msg: str | ChatMessage | None = None,
+        chat_history: list[ChatMessage] | None = None,
+        **kwargs: Any,
     ) -> ChatResponseGen:
         return self._caller.stream(
             self._asked_tools(user_msg, chat_history, tools=True),
             lambda llm: as_function_calling(llm).stream_chat_with_tools(
-                tools, user_msg=user_msg, chat_history=_history(llm, chat_history), **kwargs))
+                tools, user_msg=user_msg, chat_history=_history(llm, chat_history), **kwargs
+            ),
+        )
 
     @_dispatcher.span
     async def astream_chat_with_tools(
-        self, tools: Sequence[BaseTool], user_msg: str | ChatMessage | None = None,
-        chat_history: list[ChatMessage] | None = None, **kwargs: Any,
+        self,
+        tools: Sequence[BaseTool],
+        user_msg: str | ChatMessage | None = None,
+        chat_history: list[ChatMessage] | None = None,
+        **kwargs: Any,
     ) -> ChatResponseAsyncGen:
         return await self._caller.astream(
             self._asked_tools(user_msg, chat_history, tools=True),
             lambda llm: as_function_calling(llm).astream_chat_with_tools(
-                tools, user_msg=user_msg, chat_history=_history(llm, chat_history), **kwargs))
+                tools, user_msg=user_msg, chat_history=_history(llm, chat_history), **kwargs
+            ),
+        )
 
     # not `tools=True`: a backend that cannot call tools goes through them by prompting
     def predict_and_call(
-        self, tools: Sequence[BaseTool], user_msg: str | ChatMessage | None = None,
-        chat_history: list[ChatMessage] | None = None, verbose: bool = False, *args: Any, **kwargs: Any,
+        self,
+        tools: Sequence[BaseTool],
+        user_msg: str | ChatMessage | None = None,
+        chat_history: list[ChatMessage] | None = None,
+        verbose: bool = False,
+        *args: Any,
+        **kwargs: Any,
     ) -> AgentChatResponse:
         return self._caller.call(
             self._asked_tools(user_msg, chat_history, tools=False),
             lambda llm: llm.predict_and_call(
-                list(tools), user_msg, _history(llm, chat_history), verbose, *args, **kwargs))
+                list(tools), user_msg, _history(llm, chat_history), verbose, *args, **kwargs
+            ),
+        )
 
     async def apredict_and_call(
-        self, tools: Sequence[BaseTool], user_msg: str | ChatMessage | None = None,
-        chat_history: list[ChatMessage] | None = None, verbose: bool = False, *args: Any, **kwargs: Any,
+        self,
+        tools: Sequence[BaseTool],
+        user_msg: str | ChatMessage | None = None,
+        chat_history: list[ChatMessage] | None = None,
+        verbose: bool = False,
+        *args: Any,
+        **kwargs: Any,
     ) -> AgentChatResponse:
         return await self._caller.acall(
             self._asked_tools(user_msg, chat_history, tools=False),
             lambda llm: llm.apredict_and_call(
-                list(tools), user_msg, _history(llm, chat_history), verbose, *args, **kwargs))
+                list(tools), user_msg, _history(llm, chat_history), verbose, *args, **kwargs
+            ),
+        )
 
     def get_tool_calls_from_response(
         self, response: ChatResponse, error_on_no_tool_call: bool = True, **kwargs: Any

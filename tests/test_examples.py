@@ -14,10 +14,21 @@ ROOT = Path(__file__).resolve().parent.parent
 def run_demo(loopback, **variables):
     for module in ("langchain_openai", "llama_index.llms.openai_like", "genai_prices"):
         pytest.importorskip(module)
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "shared")]),
-                   "OPENAI_API_KEY": "none", "OPENAI_BASE_URL": loopback.url, **variables}
-    return subprocess.run([sys.executable, str(ROOT / "examples" / "demo.py")], capture_output=True, text=True,
-                          check=False, env=environment, cwd=ROOT)
+    environment = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "shared")]),
+        "OPENAI_API_KEY": "none",
+        "OPENAI_BASE_URL": loopback.url,
+        **variables,
+    }
+    return subprocess.run(
+        [sys.executable, str(ROOT / "examples" / "demo.py")],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=environment,
+        cwd=ROOT,
+    )
 
 
 def test_the_demo_routes_between_two_endpoints_and_prints_the_bill(loopback):
@@ -31,8 +42,10 @@ def test_the_demo_routes_between_two_endpoints_and_prints_the_bill(loopback):
     strong = models.count("gpt-4.1")
     assert f"strong share  {strong}/16" in done.stdout
     assert 0 < strong < 16
-    routed, all_strong, all_weak = (float(re.search(rf"{name}\s+\$([0-9.]+)", done.stdout).group(1))
-                                    for name in ("routed", "all strong", "all weak"))
+    routed, all_strong, all_weak = (
+        float(re.search(rf"{name}\s+\$([0-9.]+)", done.stdout).group(1))
+        for name in ("routed", "all strong", "all weak")
+    )
     assert all_weak < routed < all_strong
     assert routed == pytest.approx(sum(float(line[4]) for line in lines), abs=2e-5)
     assert "stand-in" not in done.stdout

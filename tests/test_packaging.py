@@ -16,8 +16,12 @@ PACKAGES = {"langchain_routellm": ROOT, "llamaindex_routellm": ROOT, "routellm_c
 def wheel(tmp_path_factory):
     pytest.importorskip("hatchling", reason="needs the extra 'dev'")
     folder = tmp_path_factory.mktemp("wheel")
-    subprocess.run([sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(folder)], cwd=ROOT, check=True,
-                   capture_output=True)
+    subprocess.run(
+        [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(folder)],
+        cwd=ROOT,
+        check=True,
+        capture_output=True,
+    )
     return next(folder.glob("*.whl"))
 
 
@@ -46,7 +50,9 @@ def test_there_is_no_init_in_shared():
 
 
 def test_no_data_of_others_is_tracked():
-    tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=False).stdout.split("\n")
+    tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=False).stdout.split(
+        "\n"
+    )
     if tracked == [""]:
         pytest.skip("not a git checkout")
     assert not [name for name in tracked if name.endswith((".parquet", ".pkl", ".pickle", ".joblib"))]
@@ -57,5 +63,7 @@ def test_the_import_contracts_hold():
     if not linter.exists():
         pytest.skip("needs import-linter from the extra 'dev'")
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "shared")])}
-    done = subprocess.run([linter, "--no-cache"], cwd=ROOT, capture_output=True, text=True, check=False, env=environment)
+    done = subprocess.run(
+        [linter, "--no-cache"], cwd=ROOT, capture_output=True, text=True, check=False, env=environment
+    )
     assert done.returncode == 0, done.stdout

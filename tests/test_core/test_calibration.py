@@ -53,7 +53,10 @@ def test_equal_cuts_give_three_routes_a_third_each():
     win_rates = np.linspace(0, 1, 300)
     low, high = Calibration.from_win_rates(win_rates).cuts(3)
     assert [np.sum(win_rates < low), np.sum((win_rates >= low) & (win_rates < high)), np.sum(win_rates >= high)] == [
-        100, 100, 100]
+        100,
+        100,
+        100,
+    ]
 
 
 @pytest.mark.parametrize("sample", [[], [0.5, float("nan")], [-0.1], [1.1]])

@@ -13,8 +13,9 @@ ENVIRONMENT = {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path i
 
 
 def run(*arguments, stdin=""):
-    return subprocess.run([*COMMAND, *map(str, arguments)], input=stdin, capture_output=True, text=True, check=False,
-                          env=ENVIRONMENT)
+    return subprocess.run(
+        [*COMMAND, *map(str, arguments)], input=stdin, capture_output=True, text=True, check=False, env=ENVIRONMENT
+    )
 
 
 def rows(text):
@@ -30,7 +31,9 @@ def test_arguments_are_prompts():
 
 
 def test_fields_of_the_input_are_kept(tmp_path):
-    (tmp_path / "in.jsonl").write_text('{"id": 7, "question": "héllo\\u2028there"}\n\n{"id": 8, "question": "b", "x": [1]}\n')
+    (tmp_path / "in.jsonl").write_text(
+        '{"id": 7, "question": "héllo\\u2028there"}\n\n{"id": 8, "question": "b", "x": [1]}\n'
+    )
     done = run("--file", tmp_path / "in.jsonl", "--column", "question")
     first, second = rows(done.stdout)
     assert (first["id"], first["question"]) == (7, "héllo\u2028there")
@@ -43,9 +46,15 @@ def test_plain_lines_and_standard_input():
     assert [row["prompt"] for row in rows(done.stdout)] == ["one prompt", "another prompt"]
 
 
-@pytest.mark.parametrize(("arguments", "routes"), [
-    (["--threshold", "0"], {"strong"}), (["--strong-share", "1"], {"strong"}), (["--strong-share", "0"], {"weak"}),
-    (["--threshold", "1"], {"weak"})])
+@pytest.mark.parametrize(
+    ("arguments", "routes"),
+    [
+        (["--threshold", "0"], {"strong"}),
+        (["--strong-share", "1"], {"strong"}),
+        (["--strong-share", "0"], {"weak"}),
+        (["--threshold", "1"], {"weak"}),
+    ],
+)
 def test_the_ends_of_the_scale_are_values(arguments, routes):
     assert {row["route"] for row in rows(run("a", "b", "c", *arguments).stdout)} == routes
 
@@ -59,7 +68,9 @@ def test_output_goes_to_a_file(tmp_path):
 
 def test_a_terminal_gets_a_table():
     parent, child = pty.openpty()
-    done = subprocess.Popen([*COMMAND, "What is [bold]this[/bold]?"], stdout=child, stderr=subprocess.PIPE, env=ENVIRONMENT)
+    done = subprocess.Popen(
+        [*COMMAND, "What is [bold]this[/bold]?"], stdout=child, stderr=subprocess.PIPE, env=ENVIRONMENT
+    )
     os.close(child)
     seen = b""
     while True:
@@ -118,16 +129,20 @@ def test_an_empty_line_in_a_plain_file_is_an_empty_prompt(tmp_path):
     assert "in.txt, line 2: the prompt is empty" in done.stderr
 
 
-@pytest.mark.parametrize(("arguments", "message"), [
-    ([], "give prompts as arguments or --file"),
-    (["hi", "--file", "x"], "give prompts as arguments or --file"),
-    (["hi", ""], "argument 2 is an empty prompt"),
-    (["--file", "/no/such/file"], "/no/such/file: No such file"),
-    (["--file", "/"], "/: Is a directory"),
-    (["hi", "--threshold", "2"], "in [0, 1]"),
-    (["hi", "--strong-share", "50"], "fraction from 0 to 1"),
-    (["hi", "--threshold", ".5", "--strong-share", ".5"], "not both"),
-    (["hi", "--router", "no-such-router"], "no router 'no-such-router'")])
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "give prompts as arguments or --file"),
+        (["hi", "--file", "x"], "give prompts as arguments or --file"),
+        (["hi", ""], "argument 2 is an empty prompt"),
+        (["--file", "/no/such/file"], "/no/such/file: No such file"),
+        (["--file", "/"], "/: Is a directory"),
+        (["hi", "--threshold", "2"], "in [0, 1]"),
+        (["hi", "--strong-share", "50"], "fraction from 0 to 1"),
+        (["hi", "--threshold", ".5", "--strong-share", ".5"], "not both"),
+        (["hi", "--router", "no-such-router"], "no router 'no-such-router'"),
+    ],
+)
 def test_wrong_arguments_are_one_line_and_exit_code_2(arguments, message):
     done = run(*arguments)
     assert done.returncode == 2
@@ -145,9 +160,15 @@ def test_an_unwritable_output_is_one_line(tmp_path):
 
 def test_a_reader_that_goes_away_is_no_crash(tmp_path):
     path = write(tmp_path, "in.txt", b"prompt\n" * 20_000)
-    done = subprocess.run(f"{sys.executable} -c 'from routellm_core.cli import main; main()' score --router random "
-                          f"--file {path} | head -n 1", shell=True, capture_output=True, text=True, check=False,
-                          env=ENVIRONMENT)
+    done = subprocess.run(
+        f"{sys.executable} -c 'from routellm_core.cli import main; main()' score --router random "
+        f"--file {path} | head -n 1",
+        shell=True,
+        capture_output=True,
+        text=True,
+        check=False,
+        env=ENVIRONMENT,
+    )
     assert rows(done.stdout)[0]["prompt"] == "prompt"
     assert "Traceback" not in done.stderr
     assert "Exception" not in done.stderr
@@ -163,6 +184,11 @@ def test_lone_surrogates_leave_as_they_came(tmp_path):
 def test_the_version_is_that_of_the_package():
     from routellm_core import __version__
 
-    done = subprocess.run([sys.executable, "-c", "from routellm_core.cli import main; main()", "--version"],
-                          capture_output=True, text=True, check=True, env=ENVIRONMENT)
+    done = subprocess.run(
+        [sys.executable, "-c", "from routellm_core.cli import main; main()", "--version"],
+        capture_output=True,
+        text=True,
+        check=True,
+        env=ENVIRONMENT,
+    )
     assert done.stdout == f"routellm-integrations {__version__}\n"

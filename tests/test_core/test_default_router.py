@@ -37,10 +37,16 @@ def test_a_megabyte_is_scored_by_its_cut():
 
 
 def test_what_anybody_would_call_hard_is_harder_than_what_anybody_would_call_easy():
-    easy = ROUTER.win_rate(["hi", "thanks!", "What is the capital of France?", "Name a red fruit.", "Translate cat into Spanish."])
-    hard = ROUTER.win_rate(["Prove the Riemann hypothesis",
-                            "Let G be a group of order 2p with p an odd prime. Classify G up to isomorphism, with proof.",
-                            "Compute the de Rham cohomology of the complement of two linked circles in R^3."])
+    easy = ROUTER.win_rate(
+        ["hi", "thanks!", "What is the capital of France?", "Name a red fruit.", "Translate cat into Spanish."]
+    )
+    hard = ROUTER.win_rate(
+        [
+            "Prove the Riemann hypothesis",
+            "Let G be a group of order 2p with p an odd prime. Classify G up to isomorphism, with proof.",
+            "Compute the de Rham cohomology of the complement of two linked circles in R^3.",
+        ]
+    )
     assert hard.min() > easy.max()
 
 
@@ -73,8 +79,12 @@ def test_the_cards_figures_are_those_that_are_measured(title, name, data_folder)
 
 
 def test_every_language_gets_usable_win_rates():
-    rows = [json.loads(line) for line in
-            (Path(__file__).parents[2] / "benchmarks" / "data" / "multilingual.jsonl").read_text("utf-8").splitlines()]
+    rows = [
+        json.loads(line)
+        for line in (Path(__file__).parents[2] / "benchmarks" / "data" / "multilingual.jsonl")
+        .read_text("utf-8")
+        .splitlines()
+    ]
     win_rates = ROUTER.win_rate([row["prompt"] for row in rows])
     assert np.isfinite(win_rates).all()
     for language in {row["language"] for row in rows}:

@@ -35,8 +35,10 @@ class TestHashing(EncoderContract):
         np.testing.assert_array_equal(whole[[0, 250, 499]], encoder.encode([texts[0], texts[250], texts[499]]))
 
     def test_the_digest_changes_with_every_setting(self):
-        digests = {HashingEncoder(*a, **k).digest for a, k in [
-            ((256,), {}), ((128,), {}), ((256,), {"ngrams": (3,)}), ((256,), {"max_characters": 100})]}
+        digests = {
+            HashingEncoder(*a, **k).digest
+            for a, k in [((256,), {}), ((128,), {}), ((256,), {"ngrams": (3,)}), ((256,), {"max_characters": 100})]
+        }
         assert len(digests) == 4
 
     @pytest.mark.parametrize("arguments", [{"dim": 0}, {"ngrams": ()}, {"ngrams": (0,)}, {"max_characters": 1}])

@@ -7,8 +7,26 @@ import pytest
 
 import routellm_core
 
-HEAVY = ("torch", "transformers", "langchain", "langchain_core", "llama_index", "scipy", "sklearn", "pandas", "pyarrow",
-         "matplotlib", "ray", "redis", "fastapi", "typer", "rich", "model2vec", "httpx", "openai")
+HEAVY = (
+    "torch",
+    "transformers",
+    "langchain",
+    "langchain_core",
+    "llama_index",
+    "scipy",
+    "sklearn",
+    "pandas",
+    "pyarrow",
+    "matplotlib",
+    "ray",
+    "redis",
+    "fastapi",
+    "typer",
+    "rich",
+    "model2vec",
+    "httpx",
+    "openai",
+)
 
 
 def loaded_after(code):
@@ -20,9 +38,11 @@ def loaded_after(code):
 
 def test_importing_every_public_name_brings_no_optional_dependency():
     names = [n for n in routellm_core.__all__ if n != "testing"]
-    found = loaded_after("import routellm_core, threading\n"
-                         f"for name in {names!r}: getattr(routellm_core, name)\n"
-                         "assert threading.active_count() == 1")
+    found = loaded_after(
+        "import routellm_core, threading\n"
+        f"for name in {names!r}: getattr(routellm_core, name)\n"
+        "assert threading.active_count() == 1"
+    )
     assert not found.intersection(HEAVY)
 
 
@@ -37,9 +57,18 @@ def test_deciding_with_a_saved_router_brings_only_what_serving_needs(static_fold
     encoder = StaticEncoder(static_folder)
     import numpy as np
 
-    MatrixFactorizationRouter(encoder=encoder, model_vectors=np.eye(2), projection=np.ones((2, encoder.dim)),
-                              classifier=np.ones(2), models=("a", "b"), strong="a", weak="b").save(tmp_path / "r")
-    found = loaded_after(f"from routellm_core import load_router\nload_router({str(tmp_path / 'r')!r}).win_rate(['hi'])")
+    MatrixFactorizationRouter(
+        encoder=encoder,
+        model_vectors=np.eye(2),
+        projection=np.ones((2, encoder.dim)),
+        classifier=np.ones(2),
+        models=("a", "b"),
+        strong="a",
+        weak="b",
+    ).save(tmp_path / "r")
+    found = loaded_after(
+        f"from routellm_core import load_router\nload_router({str(tmp_path / 'r')!r}).win_rate(['hi'])"
+    )
     assert "model2vec" in found
     assert not found.intersection(set(HEAVY) - {"model2vec", "rich", "httpx"})
 
@@ -66,10 +95,18 @@ def test_a_missing_extra_names_the_install_command(monkeypatch):
 def test_every_error_is_in_the_tree_and_is_what_callers_would_catch():
     from routellm_core import errors
 
-    expected = {"MissingExtraError": ImportError, "UnknownKindError": LookupError, "ConfigurationError": ValueError,
-                "RouterFormatError": ValueError, "DataError": ValueError, "CalibrationError": ValueError,
-                "ScoringError": RuntimeError, "EncoderError": RuntimeError, "StateError": RuntimeError,
-                "RouteLLMError": Exception}
+    expected = {
+        "MissingExtraError": ImportError,
+        "UnknownKindError": LookupError,
+        "ConfigurationError": ValueError,
+        "RouterFormatError": ValueError,
+        "DataError": ValueError,
+        "CalibrationError": ValueError,
+        "ScoringError": RuntimeError,
+        "EncoderError": RuntimeError,
+        "StateError": RuntimeError,
+        "RouteLLMError": Exception,
+    }
     assert set(errors.__all__) == set(expected)
     for name, builtin in expected.items():
         error = getattr(errors, name)

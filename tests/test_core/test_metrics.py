@@ -90,10 +90,16 @@ def test_resampling_agrees_with_resampling_by_hand():
     np.testing.assert_allclose(found, expected, atol=0.01)
 
 
-@pytest.mark.parametrize(("arguments", "message"), [
-    (([0.5], [1, 1], [0]), "lengths differ"), (([], [], []), "no prompts"),
-    (([np.nan, 1], [1, 1], [0, 0]), "win rate of prompt 0"), (([1, 1], [1, np.inf], [0, 0]), "strong score of prompt 1"),
-    (([1, 2], [0, 1], [1, 0]), "undefined")])
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (([0.5], [1, 1], [0]), "lengths differ"),
+        (([], [], []), "no prompts"),
+        (([np.nan, 1], [1, 1], [0, 0]), "win rate of prompt 0"),
+        (([1, 1], [1, np.inf], [0, 0]), "strong score of prompt 1"),
+        (([1, 2], [0, 1], [1, 0]), "undefined"),
+    ],
+)
 def test_what_has_no_apgr_is_an_error(arguments, message):
     for measure in (apgr, paper_apgr):
         with pytest.raises(DataError, match=message):

@@ -71,7 +71,9 @@ def test_a_process_killed_while_saving_leaves_a_whole_router_or_says_where_it_is
     assert load_router(tmp_path / "router").seed == 3
 
 
-@pytest.mark.parametrize("make", [lambda p: p.write_text("x"), lambda p: (p.mkdir(), (p / "thesis.tex").write_text("x"))])
+@pytest.mark.parametrize(
+    "make", [lambda p: p.write_text("x"), lambda p: (p.mkdir(), (p / "thesis.tex").write_text("x"))]
+)
 def test_something_else_at_the_target_is_never_overwritten(tmp_path, make):
     make(tmp_path / "taken")
     with pytest.raises(ConfigurationError, match="does not hold a saved router"):

@@ -29,15 +29,25 @@ def both_ways(policy, **request):
 
 
 # -- cuts
-@pytest.mark.parametrize(("win_rate", "threshold", "route"), [
-    (0.7, 0.7, "strong"), (0.699, 0.7, "weak"), (0.0, 0.0, "strong"), (0.999, 1.0, "weak"), (1.0, 1.0, "strong"),
-    (1, 0, "strong")])
+@pytest.mark.parametrize(
+    ("win_rate", "threshold", "route"),
+    [
+        (0.7, 0.7, "strong"),
+        (0.699, 0.7, "weak"),
+        (0.0, 0.0, "strong"),
+        (0.999, 1.0, "weak"),
+        (1.0, 1.0, "strong"),
+        (1, 0, "strong"),
+    ],
+)
 def test_a_win_rate_that_reaches_the_threshold_is_strong(win_rate, threshold, route):
     assert both_ways(RoutingPolicy(ScriptedRouter(win_rate), threshold=threshold)).route == route
 
 
-@pytest.mark.parametrize(("win_rate", "route", "cut"), [
-    (0.1, "small", 0.3), (0.3, "mid", 0.3), (0.69, "mid", 0.3), (0.7, "large", 0.7), (1.0, "large", 0.7)])
+@pytest.mark.parametrize(
+    ("win_rate", "route", "cut"),
+    [(0.1, "small", 0.3), (0.3, "mid", 0.3), (0.69, "mid", 0.3), (0.7, "large", 0.7), (1.0, "large", 0.7)],
+)
 def test_n_routes_are_cut_by_ascending_thresholds(win_rate, route, cut):
     policy = RoutingPolicy(ScriptedRouter(win_rate), routes=("small", "mid", "large"), threshold=[0.3, 0.7])
     decision = both_ways(policy)
@@ -61,13 +71,29 @@ def test_three_routes_without_thresholds_get_equal_shares():
     assert policy.thresholds == pytest.approx((1 / 3, 2 / 3), abs=0.01)
 
 
-@pytest.mark.parametrize("arguments", [
-    {"threshold": 1.5}, {"threshold": -0.1}, {"threshold": float("nan")}, {"threshold": [0.2, 0.4]},
-    {"threshold": "high"}, {"threshold": True}, {"threshold": 0.5, "strong_share": 0.5},
-    {"routes": ("only",)}, {"routes": ("same", "same")},
-    {"routes": ("a", "b", "c"), "threshold": [0.7, 0.3]}, {"routes": ("a", "b", "c"), "threshold": 0.5},
-    {"routes": ("a", "b", "c"), "strong_share": 0.5}, {"on_error": "strongest"}, {"fallback": "up"},
-    {"stickiness": "forever"}, {"router_timeout_s": 0}, {"router_timeout_s": -1}, {"router_timeout_s": float("nan")}])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"threshold": 1.5},
+        {"threshold": -0.1},
+        {"threshold": float("nan")},
+        {"threshold": [0.2, 0.4]},
+        {"threshold": "high"},
+        {"threshold": True},
+        {"threshold": 0.5, "strong_share": 0.5},
+        {"routes": ("only",)},
+        {"routes": ("same", "same")},
+        {"routes": ("a", "b", "c"), "threshold": [0.7, 0.3]},
+        {"routes": ("a", "b", "c"), "threshold": 0.5},
+        {"routes": ("a", "b", "c"), "strong_share": 0.5},
+        {"on_error": "strongest"},
+        {"fallback": "up"},
+        {"stickiness": "forever"},
+        {"router_timeout_s": 0},
+        {"router_timeout_s": -1},
+        {"router_timeout_s": float("nan")},
+    ],
+)
 def test_arguments_that_make_no_sense_are_refused(arguments):
     with pytest.raises(ConfigurationError):
         RoutingPolicy(ScriptedRouter(), **arguments)
@@ -145,16 +171,29 @@ def test_without_text_the_on_error_route_answers(text):
 def test_a_batch_is_scored_in_one_call_and_only_where_needed():
     router = ScriptedRouter(lambda text: len(text) / 10)
     policy = RoutingPolicy(router, threshold=0.5)
-    decisions = policy.decide([RouteRequest(text="abc"), RouteRequest(text="x", forced="strong"),
-                               RouteRequest(text="abcdefgh"), RouteRequest(text="")])
+    decisions = policy.decide(
+        [
+            RouteRequest(text="abc"),
+            RouteRequest(text="x", forced="strong"),
+            RouteRequest(text="abcdefgh"),
+            RouteRequest(text=""),
+        ]
+    )
     assert router.calls == [["abc", "abcdefgh"]]
     assert [d.route for d in decisions] == ["weak", "strong", "strong", "strong"]
     assert [d.reason for d in decisions] == ["score", "forced", "score", "no_text"]
 
 
-@pytest.mark.parametrize("router", [
-    ScriptedRouter(error=RuntimeError("secret prompt")), ScriptedRouter(float("nan")), ScriptedRouter(1.5),
-    ScriptedRouter(-0.1), ScriptedRouter(error=ScoringError("out of order", is_retryable=True))])
+@pytest.mark.parametrize(
+    "router",
+    [
+        ScriptedRouter(error=RuntimeError("secret prompt")),
+        ScriptedRouter(float("nan")),
+        ScriptedRouter(1.5),
+        ScriptedRouter(-0.1),
+        ScriptedRouter(error=ScoringError("out of order", is_retryable=True)),
+    ],
+)
 def test_a_router_that_fails_leaves_the_call_to_the_on_error_route(router, caplog):
     with caplog.at_level(logging.WARNING, logger="routellm_core.policy"):
         decision = both_ways(RoutingPolicy(router, threshold=0.5, on_error="weak"))
@@ -235,7 +274,10 @@ def test_attempts_follow_the_fallback_rule():
     assert routes(RoutingPolicy(**three, fallback="stronger"), scored) == ["mid", "large"]
     assert routes(RoutingPolicy(**three, fallback="any"), scored) == ["mid", "large", "small"]
     assert routes(RoutingPolicy(**three, fallback="any"), Decision(route="large", reason="score")) == [
-        "large", "mid", "small"]
+        "large",
+        "mid",
+        "small",
+    ]
     second = RoutingPolicy(**three, fallback="any").attempts(scored)[1]
     assert second.fallback_from == "mid"
 
@@ -251,13 +293,28 @@ class WithStatus(Exception):
         self.status_code = status_code
 
 
-@pytest.mark.parametrize(("error", "passing"), [
-    (WithStatus(429), True), (WithStatus(500), True), (WithStatus(503), True), (WithStatus(408), True),
-    (WithStatus(400), False), (WithStatus(401), False), (WithStatus(404), False),
-    (ConnectionError(), True), (TimeoutError(), True), (ConnectionResetError(), True),
-    (ScoringError("x", is_retryable=True), True), (ScoringError("x"), False),
-    (ValueError(), False), (NotImplementedError(), False), (KeyboardInterrupt(), False),
-    (asyncio.CancelledError(), False), (GeneratorExit(), False)])
+@pytest.mark.parametrize(
+    ("error", "passing"),
+    [
+        (WithStatus(429), True),
+        (WithStatus(500), True),
+        (WithStatus(503), True),
+        (WithStatus(408), True),
+        (WithStatus(400), False),
+        (WithStatus(401), False),
+        (WithStatus(404), False),
+        (ConnectionError(), True),
+        (TimeoutError(), True),
+        (ConnectionResetError(), True),
+        (ScoringError("x", is_retryable=True), True),
+        (ScoringError("x"), False),
+        (ValueError(), False),
+        (NotImplementedError(), False),
+        (KeyboardInterrupt(), False),
+        (asyncio.CancelledError(), False),
+        (GeneratorExit(), False),
+    ],
+)
 def test_only_passing_failures_may_fall_back(error, passing):
     assert may_fall_back(error) is passing
 
@@ -291,7 +348,7 @@ def test_a_decision_is_plain_json_without_empty_fields_and_cannot_be_changed():
 def test_a_policy_that_has_used_its_threads_still_pickles_and_copies():
     policy = RoutingPolicy(RandomRouter(seed=3), threshold=0.5, router_timeout_s=1.0)
     expected = decide(policy).win_rate
-    for copied in (pickle.loads(pickle.dumps(policy)), copy.deepcopy(policy)):
+    for copied in (pickle.loads(pickle.dumps(policy)), copy.deepcopy(policy)):  # noqa: S301 - our own bytes
         assert decide(copied).win_rate == expected
 
 
@@ -299,6 +356,7 @@ def test_collectors_nest_and_see_tasks_and_threads_started_inside():
     with collect_decisions() as outer:
         observe(Decision(route="a", reason="score"))
         with collect_decisions() as inner:
+
             async def task():
                 await asyncio.to_thread(observe, Decision(route="b", reason="score"))
 
@@ -312,10 +370,20 @@ def test_collectors_nest_and_see_tasks_and_threads_started_inside():
 LONG = "Explain how a B-tree keeps its height low."
 
 
-@pytest.mark.parametrize(("humans", "scored"), [
-    ([], ""), (["", "  "], ""), (["hi"], "hi"), ([LONG], LONG), ([LONG, "why?"], f"{LONG}\nwhy?"),
-    ([LONG, "ok", "yes, go on"], f"{LONG}\nyes, go on"), (["hi", "hello"], "hello"),
-    ([LONG, "And now write it in Haskell, please."], "And now write it in Haskell, please."), ([LONG, ""], LONG)])
+@pytest.mark.parametrize(
+    ("humans", "scored"),
+    [
+        ([], ""),
+        (["", "  "], ""),
+        (["hi"], "hi"),
+        ([LONG], LONG),
+        ([LONG, "why?"], f"{LONG}\nwhy?"),
+        ([LONG, "ok", "yes, go on"], f"{LONG}\nyes, go on"),
+        (["hi", "hello"], "hello"),
+        ([LONG, "And now write it in Haskell, please."], "And now write it in Haskell, please."),
+        ([LONG, ""], LONG),
+    ],
+)
 def test_a_short_follow_up_is_scored_with_the_last_substantial_message(humans, scored):
     assert routing_text(humans) == scored
 

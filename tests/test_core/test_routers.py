@@ -26,17 +26,30 @@ MODELS = ("large", "medium", "small")
 def make_mf(encoder=None, **changes):
     encoder = encoder or HashingEncoder(64)
     rng = np.random.default_rng(3)
-    arguments = {"encoder": encoder, "model_vectors": rng.normal(size=(3, 8)),
-                 "projection": rng.normal(size=(8, encoder.dim)), "classifier": rng.normal(size=8), "models": MODELS,
-                 "strong": "large", "weak": "small", "calibration": Calibration.from_win_rates(rng.random(50))}
+    arguments = {
+        "encoder": encoder,
+        "model_vectors": rng.normal(size=(3, 8)),
+        "projection": rng.normal(size=(8, encoder.dim)),
+        "classifier": rng.normal(size=8),
+        "models": MODELS,
+        "strong": "large",
+        "weak": "small",
+        "calibration": Calibration.from_win_rates(rng.random(50)),
+    }
     return MatrixFactorizationRouter(**{**arguments, **changes})
 
 
 def make_difficulty(**changes):
     rng = np.random.default_rng(5)
-    arguments = {"encoder": HashingEncoder(64), "weights": rng.normal(size=64), "bias": 0.1, "slope": 1.7,
-                 "intercept": -0.4, "abilities": {"large": 2.0, "small": -1.0},
-                 "calibration": Calibration.from_win_rates(rng.random(50))}
+    arguments = {
+        "encoder": HashingEncoder(64),
+        "weights": rng.normal(size=64),
+        "bias": 0.1,
+        "slope": 1.7,
+        "intercept": -0.4,
+        "abilities": {"large": 2.0, "small": -1.0},
+        "calibration": Calibration.from_win_rates(rng.random(50)),
+    }
     return DifficultyRouter(**{**arguments, **changes})
 
 
@@ -70,7 +83,9 @@ class TestMatrixFactorization(RouterContract):
 
         expected = 1 / (1 + np.exp(-(delta(0) - delta(2))))
         assert router.win_rate(["What is 2 + 2?"])[0] == pytest.approx(expected, abs=1e-6)
-        np.testing.assert_allclose(router.model_scores(["What is 2 + 2?"])[0], [delta(0), delta(1), delta(2)], atol=1e-5)
+        np.testing.assert_allclose(
+            router.model_scores(["What is 2 + 2?"])[0], [delta(0), delta(1), delta(2)], atol=1e-5
+        )
 
     def test_another_pair_uses_the_other_models_scores(self):
         router = self.make()
@@ -81,16 +96,26 @@ class TestMatrixFactorization(RouterContract):
 
     def test_swapping_the_pair_turns_the_win_rate_round(self):
         router = self.make()
-        np.testing.assert_allclose(router.for_pair("small", "large").win_rate(["a"]), 1 - router.win_rate(["a"]), atol=1e-9)
+        np.testing.assert_allclose(
+            router.for_pair("small", "large").win_rate(["a"]), 1 - router.win_rate(["a"]), atol=1e-9
+        )
 
     def test_an_unknown_model_lists_the_known_ones(self):
         with pytest.raises(UnknownKindError, match="large, medium, small"):
             self.make().for_pair("gpt-9", "small")
 
-    @pytest.mark.parametrize("changes", [
-        {"strong": "small"}, {"models": ("a", "a", "b")}, {"classifier": np.ones(7)},
-        {"projection": np.ones((8, 63))}, {"model_vectors": np.zeros((3, 8))},
-        {"model_vectors": np.full((3, 8), np.nan)}, {"models": ("large", "small")}])
+    @pytest.mark.parametrize(
+        "changes",
+        [
+            {"strong": "small"},
+            {"models": ("a", "a", "b")},
+            {"classifier": np.ones(7)},
+            {"projection": np.ones((8, 63))},
+            {"model_vectors": np.zeros((3, 8))},
+            {"model_vectors": np.full((3, 8), np.nan)},
+            {"models": ("large", "small")},
+        ],
+    )
     def test_parts_that_do_not_fit_are_refused(self, changes):
         with pytest.raises(ConfigurationError):
             make_mf(**changes)
@@ -120,9 +145,17 @@ class TestDifficulty(RouterContract):
         self.make().save(tmp_path / "r")
         assert load_router(tmp_path / "r").abilities == {"large": 2.0, "small": -1.0}
 
-    @pytest.mark.parametrize("changes", [
-        {"weights": np.ones(63)}, {"weights": np.full(64, np.inf)}, {"slope": 0.0}, {"slope": -1.0},
-        {"bias": float("nan")}, {"abilities": {"m": float("inf")}}])
+    @pytest.mark.parametrize(
+        "changes",
+        [
+            {"weights": np.ones(63)},
+            {"weights": np.full(64, np.inf)},
+            {"slope": 0.0},
+            {"slope": -1.0},
+            {"bias": float("nan")},
+            {"abilities": {"m": float("inf")}},
+        ],
+    )
     def test_parts_that_do_not_fit_are_refused(self, changes):
         with pytest.raises(ConfigurationError):
             make_difficulty(**changes)
@@ -222,24 +255,28 @@ def test_changed_tensors_are_an_error(saved):
         load_router(saved)
 
 
-@pytest.mark.parametrize("damage", [
-    lambda f: (f / "config.json").unlink(),
-    lambda f: (f / "config.json").write_text("{"),
-    lambda f: (f / "config.json").write_text("[]"),
-    lambda f: (f / "config.json").write_bytes(b"\xff\xfe"),
-    lambda f: (f / "model.safetensors").unlink(),
-    lambda f: (f / "model.safetensors").write_bytes(b""),
-    lambda f: edit(f, kind="unheard-of"),
-    lambda f: edit(f, kind=None),
-    lambda f: edit(f, settings={}),
-    lambda f: edit(f, settings=None),
-    lambda f: edit(f, encoder=None),
-    lambda f: edit(f, encoder={}),
-    lambda f: edit(f, encoder={"kind": "hashing", "settings": {"unknown": 1}}),
-    lambda f: edit(f, calibration={"strong_share": "half"}),
-    lambda f: edit(f, format=None),
-    lambda f: edit(f, format="1"),
-], ids=range(16))
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda f: (f / "config.json").unlink(),
+        lambda f: (f / "config.json").write_text("{"),
+        lambda f: (f / "config.json").write_text("[]"),
+        lambda f: (f / "config.json").write_bytes(b"\xff\xfe"),
+        lambda f: (f / "model.safetensors").unlink(),
+        lambda f: (f / "model.safetensors").write_bytes(b""),
+        lambda f: edit(f, kind="unheard-of"),
+        lambda f: edit(f, kind=None),
+        lambda f: edit(f, settings={}),
+        lambda f: edit(f, settings=None),
+        lambda f: edit(f, encoder=None),
+        lambda f: edit(f, encoder={}),
+        lambda f: edit(f, encoder={"kind": "hashing", "settings": {"unknown": 1}}),
+        lambda f: edit(f, calibration={"strong_share": "half"}),
+        lambda f: edit(f, format=None),
+        lambda f: edit(f, format="1"),
+    ],
+    ids=range(16),
+)
 def test_a_damaged_folder_is_a_format_error_never_a_router(saved, damage):
     damage(saved)
     with pytest.raises(RouterFormatError):

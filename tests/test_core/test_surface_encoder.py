@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from routellm_core.encoders.surface import SURFACE_FEATURES, SurfaceEncoder
 from routellm_core.errors import ConfigurationError
 from routellm_core.testing import EncoderContract
@@ -31,15 +32,18 @@ class TestSomeFeatures(EncoderContract):
         return SurfaceEncoder(["log_numbers", "log_stem_characters"], max_characters=500)
 
 
-@pytest.mark.parametrize(("text", "name", "expected"), [
-    ("hi", "log_stem_characters", 2),
-    ("12 apples, 345 pears and 6.5 kg", "log_numbers", 4),
-    ("x^2 + \\frac{1}{y}", "log_marks", 7),  # ^ + \ { } { }
-    ("one\ntwo\n\nfour", "log_lines", 3),
-    ("a, b, c", "log_commas", 2),
-    ("Why? How?", "log_questions", 2),
-    (QUESTION + OPTIONS, "log_options", 3),
-])
+@pytest.mark.parametrize(
+    ("text", "name", "expected"),
+    [
+        ("hi", "log_stem_characters", 2),
+        ("12 apples, 345 pears and 6.5 kg", "log_numbers", 4),
+        ("x^2 + \\frac{1}{y}", "log_marks", 7),  # ^ + \ { } { }
+        ("one\ntwo\n\nfour", "log_lines", 3),
+        ("a, b, c", "log_commas", 2),
+        ("Why? How?", "log_questions", 2),
+        (QUESTION + OPTIONS, "log_options", 3),
+    ],
+)
 def test_a_count_is_what_a_reader_counts(text, name, expected):
     assert count(text, name) == expected
 
@@ -54,8 +58,9 @@ def test_words_sentences_and_shares_are_what_a_reader_counts():
     assert features("né")["non_ascii_share"] == pytest.approx(1 / 2)
 
 
-@pytest.mark.parametrize("options", [
-    OPTIONS, OPTIONS + "\nD. Neon\nE. Argon", "\nA) 1\nB) 2", "\n(A) 1\n(B) 2", "\nA: 1\nB: 2"])
+@pytest.mark.parametrize(
+    "options", [OPTIONS, OPTIONS + "\nD. Neon\nE. Argon", "\nA) 1\nB) 2", "\n(A) 1\n(B) 2", "\nA: 1\nB: 2"]
+)
 def test_options_are_counted_apart_from_the_question_whatever_their_style_and_number(options):
     alone, with_options = features(QUESTION), features(QUESTION + options)
     # the line break before the options stays with the question
@@ -68,8 +73,9 @@ def test_a_question_after_the_options_counts_as_stem():
     assert count("A. one\nB. two\nWhich is larger?", "log_stem_characters") == len("\nWhich is larger?")
 
 
-@pytest.mark.parametrize("text", [
-    "Note\nA. single", "A.", "\nA", "\n(A", "\n(A\n(B", "\n(A.\n(", "x\nA.B. names", "Anna\nBob\nCarl"])
+@pytest.mark.parametrize(
+    "text", ["Note\nA. single", "A.", "\nA", "\n(A", "\n(A\n(B", "\n(A.\n(", "x\nA.B. names", "Anna\nBob\nCarl"]
+)
 def test_what_is_no_choice_has_no_options(text):
     assert count(text, "log_options") == 0
     assert count(text, "log_stem_characters") == len(text)
@@ -99,13 +105,19 @@ def test_only_the_features_asked_for_come_in_the_order_asked_for():
 
 
 def test_settings_that_change_vectors_change_the_digest():
-    made = [SurfaceEncoder(), SurfaceEncoder(max_characters=100), SurfaceEncoder(SURFACE_FEATURES[:3]),
-            SurfaceEncoder(SURFACE_FEATURES[2::-1])]
+    made = [
+        SurfaceEncoder(),
+        SurfaceEncoder(max_characters=100),
+        SurfaceEncoder(SURFACE_FEATURES[:3]),
+        SurfaceEncoder(SURFACE_FEATURES[2::-1]),
+    ]
     assert len({encoder.digest for encoder in made}) == len(made)
 
 
-@pytest.mark.parametrize("wrong", [{"features": []}, {"features": ["length"]}, {"features": ["log_marks", "log_marks"]},
-                                   {"max_characters": 1}])
+@pytest.mark.parametrize(
+    "wrong",
+    [{"features": []}, {"features": ["length"]}, {"features": ["log_marks", "log_marks"]}, {"max_characters": 1}],
+)
 def test_settings_out_of_range_are_refused(wrong):
     with pytest.raises(ConfigurationError, match="got"):
         SurfaceEncoder(**wrong)

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+
 from routellm_core.encoders import StackedEncoder, SurfaceEncoder
 from routellm_core.encoders.hashing import HashingEncoder
 from routellm_core.errors import DataError
@@ -55,8 +56,16 @@ def world(seed=0, slope=1.5):
 @pytest.fixture(scope="module")
 def fitted():
     table, labels = world()
-    fit = fit_difficulty(table, encoder=encoder(), blocks=BLOCKS, labels=labels, not_fitted={"s/7"}, n_folds=4,
-                         sample_per_source=50, rng=np.random.default_rng(1))
+    fit = fit_difficulty(
+        table,
+        encoder=encoder(),
+        blocks=BLOCKS,
+        labels=labels,
+        not_fitted={"s/7"},
+        n_folds=4,
+        sample_per_source=50,
+        rng=np.random.default_rng(1),
+    )
     return table, labels, fit
 
 
@@ -89,12 +98,17 @@ def test_a_model_seen_elsewhere_tells_a_hard_source_from_weak_models():
     assert d[sources == "s/1"].mean() > d[sources == "s/0"].mean() + 1.0
 
 
-@pytest.mark.parametrize(("spellings", "key"), [
-    (["meta-llama/Meta-Llama-3.1-8B-Instruct", "Meta-Llama-3_1-8B-Instruct", "llama-3.1-8b-instruct@host"],
-     "llama-3.1-8b-instruct"),
-    (["mistralai/Mixtral-8x7B-Instruct-v0.1", "mixtral-8x7b-instruct-v0.1"], "mixtral-8x7b-instruct-v0.1"),
-    (["Llama-2-7b-hf"], "llama-2-7b"),
-])
+@pytest.mark.parametrize(
+    ("spellings", "key"),
+    [
+        (
+            ["meta-llama/Meta-Llama-3.1-8B-Instruct", "Meta-Llama-3_1-8B-Instruct", "llama-3.1-8b-instruct@host"],
+            "llama-3.1-8b-instruct",
+        ),
+        (["mistralai/Mixtral-8x7B-Instruct-v0.1", "mixtral-8x7b-instruct-v0.1"], "mixtral-8x7b-instruct-v0.1"),
+        (["Llama-2-7b-hf"], "llama-2-7b"),
+    ],
+)
 def test_spellings_of_one_model_meet_in_one_key(spellings, key):
     assert {model_key(each) for each in spellings} == {key}
 
@@ -117,8 +131,11 @@ def test_the_ridge_finds_the_weights_of_a_linear_difficulty_and_the_penalty_shri
     rng = np.random.default_rng(3)
     features = np.column_stack([rng.normal(5, 2, 600), rng.normal(0, 0.01, 600)]).astype(np.float32)
     difficulty = 0.5 * (features[:, 0] - 5) + 80 * features[:, 1]
-    rows = [(str(i), f"m{m}", float(rng.random() < sigmoid(m / 5 - 4 - difficulty[i])), "s") for i in range(600)
-            for m in range(40)]
+    rows = [
+        (str(i), f"m{m}", float(rng.random() < sigmoid(m / 5 - 4 - difficulty[i])), "s")
+        for i in range(600)
+        for m in range(40)
+    ]
     table = ScoreTable.from_rows(rows)
     light = fit_linear_difficulty(table, features, blocks=[Block(width=2, penalty=1e-4, per_column=True)])
     # the prior on difficulties shrinks by a few percent
@@ -140,17 +157,30 @@ def test_a_source_left_out_changes_nothing_however_its_scores_change():
 
 
 def with_scores(table, scores):
-    return ScoreTable(prompts=table.prompts, sources=table.sources, models=table.models,
-                      prompt_index=table.prompt_index, model_index=table.model_index, scores=scores)
+    return ScoreTable(
+        prompts=table.prompts,
+        sources=table.sources,
+        models=table.models,
+        prompt_index=table.prompt_index,
+        model_index=table.model_index,
+        scores=scores,
+    )
 
 
 def test_an_out_of_fold_difficulty_does_not_know_the_scores_of_its_own_fold(fitted):
     table, labels, fit = fitted
     fold = {source for source in fit.fold_of if fit.fold_of[source] == 0}
     own = np.isin(np.array(table.sources)[table.prompt_index], list(fold))
-    other = fit_difficulty(with_scores(table, np.where(own, 1 - table.scores, table.scores)), encoder=encoder(),
-                           blocks=BLOCKS, labels=labels, not_fitted={"s/7"}, n_folds=4, sample_per_source=50,
-                           rng=np.random.default_rng(1))
+    other = fit_difficulty(
+        with_scores(table, np.where(own, 1 - table.scores, table.scores)),
+        encoder=encoder(),
+        blocks=BLOCKS,
+        labels=labels,
+        not_fitted={"s/7"},
+        n_folds=4,
+        sample_per_source=50,
+        rng=np.random.default_rng(1),
+    )
     held_out = np.isin(table.sources, list(fold))
     np.testing.assert_array_equal(fit.out_of_fold[held_out], other.out_of_fold[held_out])
     assert not np.allclose(fit.out_of_fold[~held_out], other.out_of_fold[~held_out])
@@ -161,8 +191,15 @@ def test_a_held_out_win_rate_does_not_know_the_labels_of_its_own_fold(fitted):
     fold = {source for source in fit.fold_of if fit.fold_of[source] == 0}
     own = np.isin(labels.sources, list(fold))
     all_lost = PairLabels(prompts=labels.prompts, sources=labels.sources, strong_wins=labels.strong_wins & ~own)
-    other = fit_difficulty(table, encoder=encoder(), blocks=BLOCKS, labels=all_lost, not_fitted={"s/7"}, n_folds=4,
-                           rng=np.random.default_rng(1))
+    other = fit_difficulty(
+        table,
+        encoder=encoder(),
+        blocks=BLOCKS,
+        labels=all_lost,
+        not_fitted={"s/7"},
+        n_folds=4,
+        rng=np.random.default_rng(1),
+    )
     held_out = np.isin(fit.held_out.sources, list(fold))
     np.testing.assert_array_equal(fit.held_out.win_rates[held_out], other.held_out.win_rates[held_out])
     np.testing.assert_array_equal(fit.held_out.base_rates[held_out], other.held_out.base_rates[held_out])
@@ -176,8 +213,9 @@ def test_features_that_do_not_fit_the_table_or_the_blocks_are_refused():
     with pytest.raises(DataError, match="shape"):
         fit_linear_difficulty(table, np.zeros((len(table.prompts), 5), dtype=np.float32), blocks=BLOCKS)
     with pytest.raises(DataError, match="no rows are left"):
-        fit_linear_difficulty(table, np.zeros((len(table.prompts), 66), dtype=np.float32), blocks=BLOCKS,
-                              without=set(table.sources))
+        fit_linear_difficulty(
+            table, np.zeros((len(table.prompts), 66), dtype=np.float32), blocks=BLOCKS, without=set(table.sources)
+        )
 
 
 def test_the_logistic_curve_is_recovered():
@@ -222,8 +260,12 @@ def test_win_rates_on_sources_held_out_twice_are_probabilities_that_beat_the_bas
 
 
 def test_the_brier_score_and_the_bins_are_what_a_hand_computes():
-    held_out = HeldOutCalibration(win_rates=np.array([0.8, 0.2, 0.6, 0.4]), base_rates=np.full(4, 0.5),
-                                  strong_wins=np.array([True, False, False, False]), sources=np.array(["s"] * 4))
+    held_out = HeldOutCalibration(
+        win_rates=np.array([0.8, 0.2, 0.6, 0.4]),
+        base_rates=np.full(4, 0.5),
+        strong_wins=np.array([True, False, False, False]),
+        sources=np.array(["s"] * 4),
+    )
     assert held_out.brier == pytest.approx((0.04 + 0.04 + 0.36 + 0.16) / 4)
     assert held_out.base_brier == pytest.approx(0.25)
     low, high = held_out.reliability(2)
@@ -241,30 +283,50 @@ def test_the_scores_of_sources_that_are_not_fitted_do_not_matter():
     table, labels = world()
     spoiled = np.array(table.sources)[table.prompt_index] == "s/7"
     other = with_scores(table, np.where(spoiled, 0.5, table.scores))
-    fits = [fit_difficulty(each, encoder=encoder(), blocks=BLOCKS, labels=labels, not_fitted={"s/7"}, n_folds=3,
-                           rng=np.random.default_rng(1)) for each in (table, other)]
+    fits = [
+        fit_difficulty(
+            each,
+            encoder=encoder(),
+            blocks=BLOCKS,
+            labels=labels,
+            not_fitted={"s/7"},
+            n_folds=3,
+            rng=np.random.default_rng(1),
+        )
+        for each in (table, other)
+    ]
     np.testing.assert_array_equal(fits[0].router.weights, fits[1].router.weights)
     assert fits[0].router.settings() == fits[1].router.settings()
 
 
 def test_the_same_input_gives_the_same_router_and_a_saved_one_the_same_win_rates(fitted, tmp_path):
     table, labels, fit = fitted
-    again = fit_difficulty(table, encoder=encoder(), blocks=BLOCKS, labels=labels, not_fitted={"s/7"}, n_folds=4,
-                           sample_per_source=50, rng=np.random.default_rng(1))
+    again = fit_difficulty(
+        table,
+        encoder=encoder(),
+        blocks=BLOCKS,
+        labels=labels,
+        not_fitted={"s/7"},
+        n_folds=4,
+        sample_per_source=50,
+        rng=np.random.default_rng(1),
+    )
     fit.router.save(tmp_path / "one")
     again.router.save(tmp_path / "two")
     for name in ("model.safetensors", "config.json"):
         assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
-    np.testing.assert_array_equal(load_router(tmp_path / "one").win_rate(labels.prompts[:20]),
-                                  fit.router.win_rate(labels.prompts[:20]))
+    np.testing.assert_array_equal(
+        load_router(tmp_path / "one").win_rate(labels.prompts[:20]), fit.router.win_rate(labels.prompts[:20])
+    )
 
 
 def test_too_few_sources_are_refused():
     table, labels = world()
     for n_folds in (2, N_SOURCES + 1):
         with pytest.raises(DataError, match="folds"):
-            fit_difficulty(table, encoder=encoder(), blocks=BLOCKS, labels=labels, n_folds=n_folds,
-                           rng=np.random.default_rng(0))
+            fit_difficulty(
+                table, encoder=encoder(), blocks=BLOCKS, labels=labels, n_folds=n_folds, rng=np.random.default_rng(0)
+            )
 
 
 def test_prompts_are_encoded_in_pieces_without_a_seam(monkeypatch):

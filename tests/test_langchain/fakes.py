@@ -15,9 +15,9 @@ from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResu
 from langchain_core.tools import tool
 from langchain_core.utils.function_calling import convert_to_openai_tool
 from pydantic import Field
-from routellm_core.testing import ScriptedRouter
 
 from langchain_routellm import ChatRouteLLM
+from routellm_core.testing import ScriptedRouter
 
 RECORD = "routellm"
 
@@ -72,8 +72,11 @@ class FakeBackend(BaseChatModel):
         return {"label": self.label}
 
     def _get_ls_params(self, stop: list[str] | None = None, **kwargs: Any) -> Any:
-        return {**super()._get_ls_params(stop=stop, **kwargs), "ls_provider": self.provider,
-                "ls_model_name": self.label}
+        return {
+            **super()._get_ls_params(stop=stop, **kwargs),
+            "ls_provider": self.provider,
+            "ls_model_name": self.label,
+        }
 
     def bind_tools(self, tools: Sequence[Any], *, tool_choice: Any = None, **kwargs: Any) -> Any:
         self.bindings.append(list(tools))
@@ -96,14 +99,16 @@ class FakeBackend(BaseChatModel):
             content = [{"type": "thinking", "thinking": "t", "signature": "S"}, {"type": "text", "text": text}]
         return AIMessage(content, usage_metadata=usage, response_metadata=metadata)
 
-    def _generate(self, messages: list[BaseMessage], stop: list[str] | None = None, run_manager: Any = None,
-                  **kwargs: Any) -> ChatResult:
+    def _generate(
+        self, messages: list[BaseMessage], stop: list[str] | None = None, run_manager: Any = None, **kwargs: Any
+    ) -> ChatResult:
         if self.error is not None:
             raise self.error
         return ChatResult(generations=[ChatGeneration(message=self._answer(messages, stop, kwargs))])
 
-    def _stream(self, messages: list[BaseMessage], stop: list[str] | None = None, run_manager: Any = None,
-                **kwargs: Any) -> Iterator[ChatGenerationChunk]:
+    def _stream(
+        self, messages: list[BaseMessage], stop: list[str] | None = None, run_manager: Any = None, **kwargs: Any
+    ) -> Iterator[ChatGenerationChunk]:
         if self.error is not None and self.error_after == 0:
             raise self.error
         answer = self._answer(messages, stop, kwargs)
@@ -114,11 +119,21 @@ class FakeBackend(BaseChatModel):
             chunk = AIMessageChunk(part)
             if sent == len(parts) - 1:
                 chunk = AIMessageChunk(
-                    part, usage_metadata=answer.usage_metadata, response_metadata=answer.response_metadata,
+                    part,
+                    usage_metadata=answer.usage_metadata,
+                    response_metadata=answer.response_metadata,
                     chunk_position="last",
-                    tool_call_chunks=[{"name": c["name"], "args": json.dumps(c["args"], ensure_ascii=False),
-                                       "id": c["id"], "index": 0, "type": "tool_call_chunk"}
-                                      for c in answer.tool_calls])
+                    tool_call_chunks=[
+                        {
+                            "name": c["name"],
+                            "args": json.dumps(c["args"], ensure_ascii=False),
+                            "id": c["id"],
+                            "index": 0,
+                            "type": "tool_call_chunk",
+                        }
+                        for c in answer.tool_calls
+                    ],
+                )
             yield ChatGenerationChunk(message=chunk)
 
 
@@ -168,9 +183,17 @@ class Runs(BaseCallbackHandler):
 
     def _start(self, kind: str, serialized: Any, kwargs: dict[str, Any]) -> None:
         name = kwargs.get("name") or (serialized or {}).get("id", [None])[-1]
-        self.starts.append({"kind": kind, "name": name, "run_id": kwargs["run_id"],
-                            "parent": kwargs.get("parent_run_id"), "tags": kwargs.get("tags") or [],
-                            "metadata": kwargs.get("metadata") or {}, "options": kwargs.get("options")})
+        self.starts.append(
+            {
+                "kind": kind,
+                "name": name,
+                "run_id": kwargs["run_id"],
+                "parent": kwargs.get("parent_run_id"),
+                "tags": kwargs.get("tags") or [],
+                "metadata": kwargs.get("metadata") or {},
+                "options": kwargs.get("options"),
+            }
+        )
 
     def on_chain_start(self, serialized: Any, inputs: Any, **kwargs: Any) -> None:
         self._start("chain", serialized, kwargs)

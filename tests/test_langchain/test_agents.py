@@ -13,8 +13,8 @@ from langchain_core.callbacks import UsageMetadataCallbackHandler
 from langchain_core.messages import AIMessage, HumanMessage
 from langgraph.checkpoint.memory import InMemorySaver
 from pydantic import BaseModel
-from routellm_core.testing import ScriptedRouter
 
+from routellm_core.testing import ScriptedRouter
 from tests.test_langchain.fakes import RECORD, backend, by_words, fake, get_weather, routed
 
 

@@ -18,12 +18,12 @@ from langchain_core.rate_limiters import InMemoryRateLimiter
 from langchain_core.runnables import ConfigurableField, RunnableLambda
 from langchain_openai import ChatOpenAI
 from pydantic import BaseModel
-from routellm_core import RoutingPolicy, __version__
-from routellm_core.errors import ConfigurationError, MissingExtraError
-from routellm_core.testing import LoopbackOpenAI, Reply, ScriptedRouter, ToolCall
 
 import langchain_routellm
 from langchain_routellm import ChatRouteLLM
+from routellm_core import RoutingPolicy, __version__
+from routellm_core.errors import ConfigurationError, MissingExtraError
+from routellm_core.testing import LoopbackOpenAI, Reply, ScriptedRouter, ToolCall
 from tests.test_langchain.fakes import RECORD, Runs, backend, by_words, fake, get_weather, pickled, routed
 
 ROUTER = ScriptedRouter(by_words)
@@ -39,31 +39,40 @@ def options(**changed: Any) -> dict[str, Any]:
     return {"strong": fake("strong"), "weak": fake("weak"), "router": ROUTER, "threshold": 0.5, **changed}
 
 
-@pytest.mark.parametrize(("changed", "message"), [
-    ({"weak": None}, "give both strong= and weak=.*; got strong"),
-    ({"weak": None, "strong": None}, "got neither"),
-    ({"models": {"a": fake("a"), "b": fake("b")}}, "not both"),
-    ({"weak": None, "strong": None, "models": {"a": fake("a")}}, "at least two"),
-    ({"weak": None, "strong": None, "models": [fake("a"), fake("b")]}, "a dict of at least two"),
-    ({"weak": None, "strong": None, "models": {1: fake("a"), "b": fake("b")}}, "non-empty str, got 1"),
-    ({"weak": ""}, "an empty string"),
-    ({"weak": 3}, "route 'weak': a backend is a chat model or a 'provider:model' string, got int"),
-    ({"weak": RunnableLambda(str)}, "got RunnableLambda"),
-    ({"weak": fake("weak").with_retry()}, "got RunnableRetry. Retries and settings belong to the chat model"),
-    ({"threshold": 1.5}, "in \\[0, 1\\], got 1.5"),
-    ({"threshold": [0.2, 0.4]}, "2 routes need 1"),
-    ({"strong_share": 0.5}, "threshold= or strong_share=, not both"),
-    ({"stickiness": "sometimes"}, "stickiness must be one of"),
-    ({"fallback": "weaker"}, "fallback must be one of"),
-    ({"on_error": "ignore"}, "on_error must be one of"),
-    ({"router_timeout_s": 0}, "router_timeout_s"),
-    ({"router": 3}, "router must be a Router"),
-    ({"text": "question"}, "text= is a function"),
-    ({"policy": RoutingPolicy(ROUTER, threshold=0.5), "threshold": 0.4}, "policy= decides it all: give .*threshold"),
-    ({"policy": RoutingPolicy(ROUTER, threshold=0.5), "fallback": "any"}, "policy= decides it all: give fallback"),
-    ({"policy": "default", "router": "default", "threshold": None}, "policy= is a RoutingPolicy, got str"),
-    ({"policy": RoutingPolicy(ROUTER, routes=("a", "b"), threshold=0.5)}, "routes between a, b, but the backends are"),
-])
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"weak": None}, "give both strong= and weak=.*; got strong"),
+        ({"weak": None, "strong": None}, "got neither"),
+        ({"models": {"a": fake("a"), "b": fake("b")}}, "not both"),
+        ({"weak": None, "strong": None, "models": {"a": fake("a")}}, "at least two"),
+        ({"weak": None, "strong": None, "models": [fake("a"), fake("b")]}, "a dict of at least two"),
+        ({"weak": None, "strong": None, "models": {1: fake("a"), "b": fake("b")}}, "a str that is not empty, got 1"),
+        ({"weak": ""}, "an empty string"),
+        ({"weak": 3}, "route 'weak': a backend is a chat model or a 'provider:model' string, got int"),
+        ({"weak": RunnableLambda(str)}, "got RunnableLambda"),
+        ({"weak": fake("weak").with_retry()}, "got RunnableRetry. Retries and settings belong to the chat model"),
+        ({"threshold": 1.5}, "in \\[0, 1\\], got 1.5"),
+        ({"threshold": [0.2, 0.4]}, "2 routes need 1"),
+        ({"strong_share": 0.5}, "threshold= or strong_share=, not both"),
+        ({"stickiness": "sometimes"}, "stickiness must be one of"),
+        ({"fallback": "weaker"}, "fallback must be one of"),
+        ({"on_error": "ignore"}, "on_error must be one of"),
+        ({"router_timeout_s": 0}, "router_timeout_s"),
+        ({"router": 3}, "router must be a Router"),
+        ({"text": "question"}, "text= is a function"),
+        (
+            {"policy": RoutingPolicy(ROUTER, threshold=0.5), "threshold": 0.4},
+            "policy= decides it all: give .*threshold",
+        ),
+        ({"policy": RoutingPolicy(ROUTER, threshold=0.5), "fallback": "any"}, "policy= decides it all: give fallback"),
+        ({"policy": "default", "router": "default", "threshold": None}, "policy= is a RoutingPolicy, got str"),
+        (
+            {"policy": RoutingPolicy(ROUTER, routes=("a", "b"), threshold=0.5)},
+            "routes between a, b, but the backends are",
+        ),
+    ],
+)
 def test_arguments_that_contradict_each_other_are_our_own_error(changed: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigurationError, match=message) as caught:
         ChatRouteLLM(**options(**changed))
@@ -111,7 +120,8 @@ def test_a_copied_backend_does_not_share_the_originals_cache_key() -> None:
 
 # -- strings
 async def test_a_string_becomes_a_chat_model_on_first_use_and_only_then(
-        loopback: LoopbackOpenAI, monkeypatch: pytest.MonkeyPatch) -> None:
+    loopback: LoopbackOpenAI, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("OPENAI_BASE_URL", loopback.url)
     monkeypatch.setenv("OPENAI_API_KEY", "none")
     llm = routed(weak="openai:gpt-4.1-mini", strong="nonsense:model")
@@ -130,7 +140,8 @@ async def test_a_string_becomes_a_chat_model_on_first_use_and_only_then(
 
 
 def test_a_router_over_strings_pickles_even_after_use(
-        loopback: LoopbackOpenAI, monkeypatch: pytest.MonkeyPatch) -> None:
+    loopback: LoopbackOpenAI, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("OPENAI_BASE_URL", loopback.url)
     monkeypatch.setenv("OPENAI_API_KEY", "none")
     llm = routed(weak="openai:gpt-4.1-mini", router=ScriptedRouter(0.1))
@@ -145,7 +156,8 @@ def test_a_router_over_strings_pickles_even_after_use(
 
 
 async def test_resolving_a_string_never_blocks_the_event_loop_and_respects_what_the_model_can(
-        monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     threads: list[threading.Thread] = []
 
     def slow(spec: str, **kwargs: Any) -> Any:
@@ -184,8 +196,9 @@ def test_the_profile_is_what_all_backends_can_do() -> None:
     assert llm.profile == {"max_input_tokens": 50, "structured_output": False, "tool_calling": True}
     assert routed(weak=fake("a", profile=one)).profile is None  # one unknown backend: promise nothing
     assert routed(weak="openai:gpt-4.1-mini", strong=fake("b", profile=other)).profile is None
-    assert routed(weak=fake("a", profile=one), strong=fake("b", profile=other),
-                  profile={"max_input_tokens": 7}).profile == {"max_input_tokens": 7}
+    assert routed(
+        weak=fake("a", profile=one), strong=fake("b", profile=other), profile={"max_input_tokens": 7}
+    ).profile == {"max_input_tokens": 7}
 
 
 def test_the_router_never_passes_for_one_of_its_backends() -> None:
@@ -200,8 +213,16 @@ def test_the_router_never_passes_for_one_of_its_backends() -> None:
 
     assert Mine(**options())._get_ls_params()["ls_provider"] == "routellm"
     assert llm._get_ls_params(model="strong")["ls_model_name"] == "strong"
-    assert llm.asdict() == {"_type": "routellm", "routes": ["weak", "strong"], "router": "scripted", "threshold": 0.5,
-                            "stickiness": "tool_loop", "fallback": "none", "on_error": "strong"}
+    assert llm.asdict() == {
+        "_type": "routellm",
+        "routes": ["weak", "strong"],
+        "router": "scripted",
+        "threshold": 0.5,
+        "stickiness": "tool_loop",
+        "router_timeout_s": None,
+        "fallback": "none",
+        "on_error": "strong",
+    }
 
 
 def test_tokens_are_counted_without_a_tokenizer_unless_one_is_given() -> None:
@@ -250,14 +271,21 @@ def test_configurable_fields_build_a_router_with_the_same_parts() -> None:
 
 # -- the package
 def test_importing_brings_no_provider_and_no_langchain_and_defines_its_names() -> None:
-    code = ("import sys, langchain_routellm as p;"
-            "assert not [m for m in sys.modules if m.startswith('langchain_core')];"
-            "p.ChatRouteLLM; bad = {'langchain', 'langgraph', 'langchain_openai', 'openai', 'transformers', 'torch'};"
-            "assert not bad & set(sys.modules), bad & set(sys.modules); print(p.__version__, dir(p))")
+    code = (
+        "import sys, langchain_routellm as p;"
+        "assert not [m for m in sys.modules if m.startswith('langchain_core')];"
+        "p.ChatRouteLLM; bad = {'langchain', 'langgraph', 'langchain_openai', 'openai', 'transformers', 'torch'};"
+        "assert not bad & set(sys.modules), bad & set(sys.modules); print(p.__version__, dir(p))"
+    )
     root = Path(langchain_routellm.__file__).parent.parent
     paths = [str(root), str(Path(sys.modules["routellm_core"].__file__ or "").parent.parent)]
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True,
-                          env={"PYTHONPATH": ":".join(paths), "PATH": ""}, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        env={"PYTHONPATH": ":".join(paths), "PATH": ""},
+        check=False,
+    )
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == f"{__version__} ['ChatRouteLLM', '__version__']"
     with pytest.raises(AttributeError, match="no attribute 'Nothing'"):

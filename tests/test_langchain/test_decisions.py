@@ -16,12 +16,12 @@ from langchain_core.language_models import FakeListChatModel
 from langchain_core.messages import AIMessage, HumanMessage, SystemMessage, ToolMessage
 from langchain_core.prompt_values import ChatPromptValue
 from numpy.typing import NDArray
+
+from langchain_routellm import ChatRouteLLM
 from routellm_core import Router, RoutingPolicy, collect_decisions
 from routellm_core.errors import ConfigurationError, ScoringError, UnknownKindError
 from routellm_core.testing import ScriptedRouter
 from routellm_core.testing.contracts import ODD_TEXTS
-
-from langchain_routellm import ChatRouteLLM
 from tests.test_langchain.fakes import RECORD, backend, by_words, fake, get_weather, routed
 
 
@@ -40,8 +40,9 @@ def asked(turn: Any) -> list[list[str]]:
 # -- what is scored
 def test_the_newest_human_message_is_scored_and_no_other() -> None:
     long_first, long_second = "Tell me all about the French kings.", "And now all about their many castles."
-    assert asked([SystemMessage("You are hard."), HumanMessage(long_first), AIMessage("..."),
-                  HumanMessage(long_second)]) == [[long_second]]
+    assert asked(
+        [SystemMessage("You are hard."), HumanMessage(long_first), AIMessage("..."), HumanMessage(long_second)]
+    ) == [[long_second]]
 
 
 def test_a_short_follow_up_is_scored_with_the_last_substantial_message() -> None:
@@ -54,13 +55,23 @@ def test_without_any_human_message_all_the_text_is_scored() -> None:
 
 
 def test_text_blocks_of_a_human_message_are_scored_and_images_are_not() -> None:
-    blocks = [{"type": "text", "text": "What is in this picture, please?"},
-              {"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}}]
+    blocks = [
+        {"type": "text", "text": "What is in this picture, please?"},
+        {"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}},
+    ]
     assert asked([HumanMessage(blocks)]) == [["What is in this picture, please?"]]  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("given", ["hard", [("human", "hard")], [{"role": "user", "content": "hard"}],
-                                   [HumanMessage("hard")], ChatPromptValue(messages=[HumanMessage("hard")])])
+@pytest.mark.parametrize(
+    "given",
+    [
+        "hard",
+        [("human", "hard")],
+        [{"role": "user", "content": "hard"}],
+        [HumanMessage("hard")],
+        ChatPromptValue(messages=[HumanMessage("hard")]),
+    ],
+)
 def test_every_form_of_input_is_understood(given: Any) -> None:
     assert asked(given) == [["hard"]]
 
@@ -91,8 +102,10 @@ def test_any_text_is_routed_and_answered(text: str) -> None:
 
 
 # -- the cut
-@pytest.mark.parametrize(("threshold", "routes"), [(0.0, ["strong", "strong"]), (1.0, ["weak", "strong"]),
-                                                    (0.5, ["weak", "strong"]), (0.05, ["strong", "strong"])])
+@pytest.mark.parametrize(
+    ("threshold", "routes"),
+    [(0.0, ["strong", "strong"]), (1.0, ["weak", "strong"]), (0.5, ["weak", "strong"]), (0.05, ["strong", "strong"])],
+)
 def test_every_threshold_is_a_value_zero_and_one_included(threshold: float, routes: list[str]) -> None:
     llm = routed(router=ScriptedRouter(lambda prompt: float(prompt)), threshold=threshold)
     assert [record(llm.invoke(prompt))["route"] for prompt in ("0.1", "1.0")] == routes
@@ -120,7 +133,13 @@ def test_a_call_can_bring_its_own_threshold_in_every_way_a_config_can_arrive() -
     config: Any = {"configurable": {"routellm_threshold": 0.8}}
     assert record(llm.invoke("medium"))["route"] == "strong"
     assert record(llm.invoke("medium", config)) | {"scorer_ms": 0} == {
-        "route": "weak", "reason": "score", "win_rate": 0.5, "threshold": 0.8, "router": "scripted", "scorer_ms": 0}
+        "route": "weak",
+        "reason": "score",
+        "win_rate": 0.5,
+        "threshold": 0.8,
+        "router": "scripted",
+        "scorer_ms": 0,
+    }
     assert record(llm.with_config(config).invoke("medium"))["route"] == "weak"
     assert record(llm.bind(stop=["x"]).with_config(config).invoke("medium"))["route"] == "weak"
     assert record(llm.bind_tools([get_weather]).with_config(config).invoke("medium"))["route"] == "weak"
@@ -149,8 +168,11 @@ def test_a_call_can_name_its_route() -> None:
 
 async def test_an_unknown_route_is_an_error_that_lists_them_never_a_model_name_sent_on() -> None:
     llm = routed()
-    for call in (lambda: llm.invoke("q", model="gpt-4o"), lambda: list(llm.stream("q", model="gpt-4o")),
-                 lambda: llm.batch(["q", "r"], model="gpt-4o")):
+    for call in (
+        lambda: llm.invoke("q", model="gpt-4o"),
+        lambda: list(llm.stream("q", model="gpt-4o")),
+        lambda: llm.batch(["q", "r"], model="gpt-4o"),
+    ):
         with pytest.raises(UnknownKindError, match=r"unknown route 'gpt-4o'; the routes are weak, strong"):
             call()
     with pytest.raises(UnknownKindError):
@@ -172,8 +194,11 @@ CALL = {"name": "f", "args": {}, "id": "c", "type": "tool_call"}
 
 def loop(route: str | None) -> list[Any]:
     metadata = {RECORD: {"route": route}} if route else {}
-    return [HumanMessage("easy"), AIMessage("", tool_calls=[CALL], response_metadata=metadata),
-            ToolMessage("r", tool_call_id="c")]
+    return [
+        HumanMessage("easy"),
+        AIMessage("", tool_calls=[CALL], response_metadata=metadata),
+        ToolMessage("r", tool_call_id="c"),
+    ]
 
 
 def test_a_tool_loop_stays_where_it_began() -> None:
@@ -255,8 +280,12 @@ async def test_what_is_no_win_rate_is_a_failure_not_a_route(win_rates: list[floa
 
 async def test_a_failing_router_takes_the_on_error_route_and_says_why() -> None:
     router = ScriptedRouter(error=ScoringError("the encoder is gone"))
-    expected = {"route": "strong", "reason": "scorer_error", "router": "scripted",
-                "error": "ScoringError: the encoder is gone"}
+    expected = {
+        "route": "strong",
+        "reason": "scorer_error",
+        "router": "scripted",
+        "error": "ScoringError: the encoder is gone",
+    }
     assert record(routed(router=router).invoke("q")) == expected
     assert record(await routed(router=router).ainvoke("q")) == expected
     assert record(routed(router=router, on_error="weak").invoke("q"))["route"] == "weak"
@@ -294,7 +323,8 @@ async def test_a_slow_router_never_blocks_the_event_loop() -> None:
 
 
 def test_prompts_and_the_routers_words_about_them_stay_out_of_logs_and_records(
-        caplog: pytest.LogCaptureFixture) -> None:
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     secret = "swordfish-4711"
     caplog.set_level(logging.DEBUG)
 
@@ -302,8 +332,11 @@ def test_prompts_and_the_routers_words_about_them_stay_out_of_logs_and_records(
         raise ValueError(f"cannot score {prompt!r}")
 
     with collect_decisions() as decisions:
-        answers = [routed(router=ScriptedRouter(careless)).invoke(secret), routed().invoke(f"hard {secret}"),
-                   routed(weak=fake("weak", error=ConnectionError(secret)), fallback="any").invoke(secret)]
+        answers = [
+            routed(router=ScriptedRouter(careless)).invoke(secret),
+            routed().invoke(f"hard {secret}"),
+            routed(weak=fake("weak", error=ConnectionError(secret)), fallback="any").invoke(secret),
+        ]
     assert secret not in json.dumps([record(answer) for answer in answers])
     assert secret not in repr(decisions)
     assert secret not in caplog.text
@@ -338,8 +371,10 @@ async def test_every_kind_of_batch_is_scored_in_one_call() -> None:
 async def test_a_batch_can_return_its_errors_even_those_of_the_decision() -> None:
     llm = routed(strong=fake("strong", error=ValueError("boom")))
     configs: list[Any] = [{}, {}, {"configurable": {"routellm_route": "nowhere"}}]
-    for answers in (llm.batch(["hard", "b", "c"], configs, return_exceptions=True),
-                    await llm.abatch(["hard", "b", "c"], configs, return_exceptions=True)):
+    for answers in (
+        llm.batch(["hard", "b", "c"], configs, return_exceptions=True),
+        await llm.abatch(["hard", "b", "c"], configs, return_exceptions=True),
+    ):
         assert [type(answer) for answer in answers] == [ValueError, AIMessage, UnknownKindError]
     with pytest.raises(UnknownKindError):
         llm.batch(["hard", "b", "c"], configs)
@@ -356,8 +391,9 @@ def test_items_of_a_batch_run_at_the_same_time() -> None:
             barrier.wait()
             return "met"
 
-    answers = ChatRouteLLM(weak=Meeting(responses=[""]), strong=fake("strong"), text=wait,
-                           router=ScriptedRouter(0.1), threshold=0.5).batch(["a", "b", "c"])
+    answers = ChatRouteLLM(
+        weak=Meeting(responses=[""]), strong=fake("strong"), text=wait, router=ScriptedRouter(0.1), threshold=0.5
+    ).batch(["a", "b", "c"])
     assert [answer.text for answer in answers] == ["met"] * 3
 
 
@@ -377,13 +413,16 @@ def test_a_route_too_small_for_the_input_is_passed_over() -> None:
     assert record(llm.invoke("easy"))["route"] == "weak"
 
 
-@pytest.mark.parametrize(("block", "key"), [
-    ({"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}}, "image_inputs"),
-    ({"type": "image", "base64": "AAAA", "mime_type": "image/png"}, "image_inputs"),
-    ({"type": "audio", "base64": "AAAA", "mime_type": "audio/wav"}, "audio_inputs"),
-    ({"type": "file", "base64": "AAAA", "mime_type": "application/pdf"}, "pdf_inputs")])
-def test_a_route_that_cannot_see_or_hear_is_passed_over_and_the_block_arrives(
-        block: dict[str, Any], key: str) -> None:
+@pytest.mark.parametrize(
+    ("block", "key"),
+    [
+        ({"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}}, "image_inputs"),
+        ({"type": "image", "base64": "AAAA", "mime_type": "image/png"}, "image_inputs"),
+        ({"type": "audio", "base64": "AAAA", "mime_type": "audio/wav"}, "audio_inputs"),
+        ({"type": "file", "base64": "AAAA", "mime_type": "application/pdf"}, "pdf_inputs"),
+    ],
+)
+def test_a_route_that_cannot_see_or_hear_is_passed_over_and_the_block_arrives(block: dict[str, Any], key: str) -> None:
     message = HumanMessage([{"type": "text", "text": "easy"}, block])
     llm = routed(weak=fake("weak", profile={key: False}))
     assert record(llm.invoke([message]))["reason"] == "capability"

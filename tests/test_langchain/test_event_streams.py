@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 from langchain_core.exceptions import ModelRateLimitError
-from routellm_core import collect_decisions
 
+from routellm_core import collect_decisions
 from tests.test_langchain.fakes import RECORD, Runs, backend, fake, get_weather, routed
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*beta")

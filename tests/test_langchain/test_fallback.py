@@ -15,8 +15,8 @@ from langchain_core.exceptions import (
 from langchain_core.language_models import FakeListChatModel
 from langchain_core.messages import HumanMessage
 from langgraph.errors import GraphInterrupt
-from routellm_core import collect_decisions
 
+from routellm_core import collect_decisions
 from tests.test_langchain.fakes import RECORD, Runs, backend, fake, get_weather, routed
 
 
@@ -29,15 +29,25 @@ class TooLong(ModelInvalidRequestError, ContextOverflowError):
 
 
 PASSING = [Limited("429"), ConnectionError("refused"), TimeoutError("late"), TooLong("another may hold it")]
-LASTING = [ModelInvalidRequestError("400"), ValueError("bug"), OutputParserException("no json"), GraphInterrupt(()),
-           NotImplementedError("tools")]
+LASTING = [
+    ModelInvalidRequestError("400"),
+    ValueError("bug"),
+    OutputParserException("no json"),
+    GraphInterrupt(()),
+    NotImplementedError("tools"),
+]
 
 
 async def calls(llm: Any, config: Any = None) -> list[Any]:
     """The answer of each way to call."""
-    return [llm.invoke("q", config), await llm.ainvoke("q", config), list(llm.stream("q", config))[0],
-            [chunk async for chunk in llm.astream("q", config)][0], llm.batch(["q", "q"], config)[0],
-            llm.generate([[HumanMessage("q")]]).generations[0][0].message]
+    return [
+        llm.invoke("q", config),
+        await llm.ainvoke("q", config),
+        list(llm.stream("q", config))[0],
+        [chunk async for chunk in llm.astream("q", config)][0],
+        llm.batch(["q", "q"], config)[0],
+        llm.generate([[HumanMessage("q")]]).generations[0][0].message,
+    ]
 
 
 @pytest.mark.parametrize("error", PASSING, ids=lambda error: type(error).__name__)
@@ -102,8 +112,11 @@ async def test_a_stream_never_changes_route_after_its_first_chunk() -> None:
 async def test_when_all_fail_the_first_error_is_raised_with_the_others_attached() -> None:
     for call in ("invoke", "ainvoke", "stream"):
         first, second, third = Limited("first"), ConnectionError("second"), ConnectionError("third")
-        llm = routed(models={"a": fake("a", error=first), "b": fake("b", error=second), "c": fake("c", error=third)},
-                     threshold=[0.4, 0.8], fallback="any")
+        llm = routed(
+            models={"a": fake("a", error=first), "b": fake("b", error=second), "c": fake("c", error=third)},
+            threshold=[0.4, 0.8],
+            fallback="any",
+        )
         with pytest.raises(Limited) as caught:
             if call == "invoke":
                 llm.invoke("q")
@@ -115,13 +128,18 @@ async def test_when_all_fail_the_first_error_is_raised_with_the_others_attached(
         assert first.__context__ is third
         assert third.__context__ is second
         if sys.version_info >= (3, 11):
-            assert first.__notes__ == ["The fallback route 'b' failed too: ConnectionError: second",
-                                            "The fallback route 'c' failed too: ConnectionError: third"]
+            assert first.__notes__ == [
+                "The fallback route 'b' failed too: ConnectionError: second",
+                "The fallback route 'c' failed too: ConnectionError: third",
+            ]
 
 
 def test_a_lasting_failure_of_the_fallback_surfaces_itself() -> None:
-    llm = routed(weak=fake("weak", error=Limited("429")), strong=fake("strong", error=ModelInvalidRequestError("400")),
-                 fallback="any")
+    llm = routed(
+        weak=fake("weak", error=Limited("429")),
+        strong=fake("strong", error=ModelInvalidRequestError("400")),
+        fallback="any",
+    )
     with pytest.raises(ModelInvalidRequestError):
         llm.invoke("q")
 

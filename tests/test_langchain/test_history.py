@@ -12,14 +12,20 @@ from langchain_routellm._history import portable
 from tests.test_langchain.fakes import RECORD, backend, fake, routed
 
 ANTHROPIC = AIMessage(
-    [{"type": "thinking", "thinking": "x", "signature": "S"}, {"type": "text", "text": "ok"},
-     {"type": "tool_use", "id": "toolu_1", "name": "f", "input": {}}],
+    [
+        {"type": "thinking", "thinking": "x", "signature": "S"},
+        {"type": "text", "text": "ok"},
+        {"type": "tool_use", "id": "toolu_1", "name": "f", "input": {}},
+    ],
     tool_calls=[{"name": "f", "args": {}, "id": "toolu_1", "type": "tool_call"}],
     usage_metadata={"input_tokens": 1, "output_tokens": 2, "total_tokens": 3},
-    response_metadata={"model_provider": "anthropic", RECORD: {"route": "strong"}})
+    response_metadata={"model_provider": "anthropic", RECORD: {"route": "strong"}},
+)
 RESPONSES = AIMessage(
     [{"type": "reasoning", "id": "rs_1", "summary": [], "encrypted_content": "ENC"}, {"type": "text", "text": "ok"}],
-    id="resp_1", response_metadata={"model_provider": "openai", "id": "resp_1", RECORD: {"route": "strong"}})
+    id="resp_1",
+    response_metadata={"model_provider": "openai", "id": "resp_1", RECORD: {"route": "strong"}},
+)
 
 
 def turns(message: AIMessage) -> list[Any]:
@@ -65,8 +71,10 @@ def test_hand_written_history_is_left_alone() -> None:
 
 
 def test_a_streamed_turn_of_another_route_is_rewritten_too() -> None:
-    chunk = AIMessageChunk([{"type": "thinking", "thinking": "x"}, {"type": "text", "text": "ok"}],
-                           response_metadata={RECORD: {"route": "strong"}})
+    chunk = AIMessageChunk(
+        [{"type": "thinking", "thinking": "x"}, {"type": "text", "text": "ok"}],
+        response_metadata={RECORD: {"route": "strong"}},
+    )
     assert portable([chunk], "weak", lambda: None)[0].content == "ok"
 
 

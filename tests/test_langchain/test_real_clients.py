@@ -21,10 +21,10 @@ from langchain_core.prompts import ChatPromptTemplate
 from langchain_ollama import ChatOllama
 from langchain_openai import ChatOpenAI
 from pydantic import BaseModel
-from routellm_core import collect_decisions
-from routellm_core.testing import LoopbackOpenAI, Reply, ScriptedRouter, ToolCall
 
 from langchain_routellm import ChatRouteLLM
+from routellm_core import collect_decisions
+from routellm_core.testing import LoopbackOpenAI, Reply, ScriptedRouter, ToolCall
 from tests.test_langchain.fakes import RECORD, by_words, fake, get_weather, routed
 
 
@@ -108,7 +108,8 @@ def test_an_agent_over_http_stays_with_one_model_per_turn(loopback: LoopbackOpen
     loopback.reply = reply
     router = ScriptedRouter(by_words)
     result = create_agent(over(loopback, router=router), [get_weather]).invoke(
-        {"messages": [HumanMessage("hard: what is the weather in Oslo?")]})
+        {"messages": [HumanMessage("hard: what is the weather in Oslo?")]}
+    )
     assert result["messages"][-1].text == "It is sunny in Oslo"
     records = [m.response_metadata[RECORD] for m in result["messages"] if isinstance(m, AIMessage)]
     assert [(r["route"], r["reason"]) for r in records] == [("strong", "score"), ("strong", "tool_loop")]
@@ -118,7 +119,8 @@ def test_an_agent_over_http_stays_with_one_model_per_turn(loopback: LoopbackOpen
 
 @pytest.mark.parametrize(("status", "error"), [(429, ModelRateLimitError), (500, ModelAPIError)])
 async def test_a_busy_or_broken_model_is_replaced_when_that_was_asked_for(
-        loopback: LoopbackOpenAI, status: int, error: type[Exception]) -> None:
+    loopback: LoopbackOpenAI, status: int, error: type[Exception]
+) -> None:
     loopback.reply = failing(status)
     llm = over(loopback, fallback="stronger")
     for answer in (llm.invoke("q"), await llm.ainvoke("q"), next(iter(llm.stream("q")))):
@@ -140,7 +142,8 @@ async def test_a_wrong_key_is_never_papered_over(loopback: LoopbackOpenAI) -> No
 
 
 async def test_a_connection_cut_before_the_first_token_is_replaced_and_later_it_is_an_error(
-        loopback: LoopbackOpenAI) -> None:
+    loopback: LoopbackOpenAI,
+) -> None:
     after = 0
     loopback.reply = lambda body: Reply(text="a b c d", cut_after=after if body["model"] == "small" else None)
     llm = over(loopback, fallback="stronger")
@@ -171,7 +174,8 @@ def test_a_batch_over_http_is_scored_in_one_call(loopback: LoopbackOpenAI) -> No
     router = ScriptedRouter(by_words)
     answers = over(loopback, router=router).batch([f"{'hard' if i % 2 else 'easy'} {i}" for i in range(8)])
     assert [answer.text for answer in answers] == [
-        f"{'large' if i % 2 else 'small'} answers: {'hard' if i % 2 else 'easy'} {i}" for i in range(8)]
+        f"{'large' if i % 2 else 'small'} answers: {'hard' if i % 2 else 'easy'} {i}" for i in range(8)
+    ]
     assert len(router.calls) == 1
 
 

@@ -13,9 +13,9 @@ from langchain_core.output_parsers import StrOutputParser
 from langchain_core.outputs import ChatResult
 from langchain_core.prompts import ChatPromptTemplate
 from langchain_core.runnables import RunnableLambda
+
 from routellm_core import collect_decisions
 from routellm_core.testing import ScriptedRouter
-
 from tests.test_langchain.fakes import RECORD, FakeBackend, Runs, backend, by_words, fake, routed
 
 
@@ -47,8 +47,12 @@ def test_the_childs_metadata_names_the_route_before_any_token() -> None:
     metadata = runs.starts[1]["metadata"]
     assert metadata["app"] == "x"
     assert {k: v for k, v in metadata.items() if k.startswith("routellm_") and k != "routellm_scorer_ms"} == {
-        "routellm_route": "strong", "routellm_reason": "score", "routellm_win_rate": 0.9,
-        "routellm_threshold": 0.5, "routellm_router": "scripted"}
+        "routellm_route": "strong",
+        "routellm_reason": "score",
+        "routellm_win_rate": 0.9,
+        "routellm_threshold": 0.5,
+        "routellm_router": "scripted",
+    }
     assert "routellm_route" not in runs.starts[0]["metadata"]
 
 
@@ -274,4 +278,5 @@ def test_a_message_from_an_answer_is_an_ai_message_again_in_the_next_turn() -> N
     first = llm.invoke("easy")
     assert isinstance(first, AIMessage)
     assert llm.invoke([HumanMessage("easy"), first, HumanMessage("this is a hard follow up")]).text == (
-        "fake-strong answers")
+        "fake-strong answers"
+    )

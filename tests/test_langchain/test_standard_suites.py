@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 from langchain_tests.integration_tests import ChatModelIntegrationTests
 from langchain_tests.unit_tests import ChatModelUnitTests
-from routellm_core.testing import ScriptedRouter
 
 from langchain_routellm import ChatRouteLLM
+from routellm_core.testing import ScriptedRouter
 from tests.test_langchain.fakes import by_words, fake
 
 # the suites pass temperature and the like to the constructor, and use beta features of langchain-core

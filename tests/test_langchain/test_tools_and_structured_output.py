@@ -13,9 +13,9 @@ from langchain_core.runnables import RunnableBinding
 from langchain_core.utils.function_calling import convert_to_openai_tool
 from langchain_openai import ChatOpenAI
 from pydantic import BaseModel
-from routellm_core.testing import ScriptedRouter
 
 from langchain_routellm._tools import DeferredTools, bound_to
+from routellm_core.testing import ScriptedRouter
 from tests.test_langchain.fakes import RECORD, FakeBackend, Runs, backend, by_words, get_weather, pickled, routed
 
 

@@ -17,10 +17,10 @@ from llama_index.core.llms.function_calling import FunctionCallingLLM
 from llama_index.core.llms.llm import ToolSelection
 from llama_index.core.tools import FunctionTool
 from pydantic import PrivateAttr
-from routellm_core.testing import ScriptedRouter
 
 from llamaindex_routellm import RouteLLM, events
 from llamaindex_routellm._scopes import query_stack
+from routellm_core.testing import ScriptedRouter
 
 PROPAGATES = events.dispatcher.propagate  # as shipped; a test looks at it
 HARD = "Prove the theorem rigorously, step by step"
@@ -71,9 +71,14 @@ class Fake(FunctionCallingLLM):
 
     @property
     def metadata(self) -> LLMMetadata:
-        return LLMMetadata(context_window=self.window, num_output=self.out, is_chat_model=True,
-                           is_function_calling_model=self.can_call, model_name=f"fake-{self.tag}",
-                           system_role=self.role)
+        return LLMMetadata(
+            context_window=self.window,
+            num_output=self.out,
+            is_chat_model=True,
+            is_function_calling_model=self.can_call,
+            model_name=f"fake-{self.tag}",
+            system_role=self.role,
+        )
 
     @property
     def hits(self) -> int:
@@ -88,11 +93,16 @@ class Fake(FunctionCallingLLM):
             return item if isinstance(item, ChatMessage) else ChatMessage(role="assistant", content=item)
         if kwargs.get("tools"):
             tool = kwargs["tools"][0].metadata
-            arguments = {name: True if field.get("type") == "boolean" else f"{name} by {self.tag}"
-                         for name, field in tool.get_parameters_dict()["properties"].items()}
+            arguments = {
+                name: True if field.get("type") == "boolean" else f"{name} by {self.tag}"
+                for name, field in tool.get_parameters_dict()["properties"].items()
+            }
             # streaming structured output upstream looks only at the legacy key
-            return ChatMessage(role="assistant", additional_kwargs={"tool_calls": ["legacy"]}, blocks=[
-                ToolCallBlock(tool_call_id="1", tool_name=tool.name, tool_kwargs=arguments)])
+            return ChatMessage(
+                role="assistant",
+                additional_kwargs={"tool_calls": ["legacy"]},
+                blocks=[ToolCallBlock(tool_call_id="1", tool_name=tool.name, tool_kwargs=arguments)],
+            )
         return ChatMessage(role="assistant", content=f"{self.tag} answer here")
 
     def _usage(self) -> dict[str, Any]:
@@ -179,9 +189,16 @@ class Fake(FunctionCallingLLM):
 
         return read()
 
-    def _prepare_chat_with_tools(self, tools: Any, user_msg: Any = None, chat_history: Any = None,
-                                 verbose: bool = False, allow_parallel_tool_calls: bool = False,
-                                 tool_required: bool = False, **kwargs: Any) -> dict[str, Any]:
+    def _prepare_chat_with_tools(
+        self,
+        tools: Any,
+        user_msg: Any = None,
+        chat_history: Any = None,
+        verbose: bool = False,
+        allow_parallel_tool_calls: bool = False,
+        tool_required: bool = False,
+        **kwargs: Any,
+    ) -> dict[str, Any]:
         if isinstance(user_msg, str):
             user_msg = ChatMessage(role="user", content=user_msg)
         messages = chat_history if chat_history is not None else []
@@ -191,8 +208,11 @@ class Fake(FunctionCallingLLM):
 
     def get_tool_calls_from_response(self, response: Any, error_on_no_tool_call: bool = True) -> list[ToolSelection]:
         self._calls.append(("get_tool_calls", None, {}))
-        found = [ToolSelection(tool_id=b.tool_call_id or b.tool_name, tool_name=b.tool_name, tool_kwargs=b.tool_kwargs)
-                 for b in response.message.blocks if isinstance(b, ToolCallBlock)]
+        found = [
+            ToolSelection(tool_id=b.tool_call_id or b.tool_name, tool_name=b.tool_name, tool_kwargs=b.tool_kwargs)
+            for b in response.message.blocks
+            if isinstance(b, ToolCallBlock)
+        ]
         if not found and error_on_no_tool_call:
             raise ValueError("no tool call")
         return found
@@ -233,8 +253,7 @@ def assistant(text: str) -> ChatMessage:
 
 
 def call(name: str, arguments: dict[str, Any], id: str | None = "c1") -> ChatMessage:
-    return ChatMessage(role="assistant", blocks=[
-        ToolCallBlock(tool_call_id=id, tool_name=name, tool_kwargs=arguments)])
+    return ChatMessage(role="assistant", blocks=[ToolCallBlock(tool_call_id=id, tool_name=name, tool_kwargs=arguments)])
 
 
 def add(a: int, b: int) -> int:
@@ -260,9 +279,22 @@ def debug() -> tuple[LlamaDebugHandler, CallbackManager]:
 def kit() -> SimpleNamespace:
     """Everything above, because test modules cannot import a conftest."""
     return SimpleNamespace(
-        HARD=HARD, EASY=EASY, CONTEXT=CONTEXT, Fake=Fake, Catch=Catch, pair=pair, user=user, assistant=assistant,
-        call=call, by_word=by_word, llm_events=llm_events, debug=debug, ScriptedRouter=ScriptedRouter,
-        ADD=FunctionTool.from_defaults(fn=add, name="adder"), LOOK=FunctionTool.from_defaults(fn=look, name="look"))
+        HARD=HARD,
+        EASY=EASY,
+        CONTEXT=CONTEXT,
+        Fake=Fake,
+        Catch=Catch,
+        pair=pair,
+        user=user,
+        assistant=assistant,
+        call=call,
+        by_word=by_word,
+        llm_events=llm_events,
+        debug=debug,
+        ScriptedRouter=ScriptedRouter,
+        ADD=FunctionTool.from_defaults(fn=add, name="adder"),
+        LOOK=FunctionTool.from_defaults(fn=look, name="look"),
+    )
 
 
 @pytest.fixture(autouse=True)
@@ -284,10 +316,20 @@ async def client(loopback: Any) -> Any:
     blocking, asynchronous = httpx.Client(), httpx.AsyncClient()
 
     def make(model: str, **settings: Any) -> Any:
-        return like(**{
-            "model": model, "api_base": loopback.url, "api_key": "sk-secret", "is_chat_model": True, "max_retries": 0,
-            "is_function_calling_model": True, "context_window": 8000, "http_client": blocking,
-            "async_http_client": asynchronous, **settings})
+        return like(
+            **{
+                "model": model,
+                "api_base": loopback.url,
+                "api_key": "sk-secret",
+                "is_chat_model": True,
+                "max_retries": 0,
+                "is_function_calling_model": True,
+                "context_window": 8000,
+                "http_client": blocking,
+                "async_http_client": asynchronous,
+                **settings,
+            }
+        )
 
     yield make
     blocking.close()

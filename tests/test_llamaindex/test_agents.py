@@ -15,11 +15,11 @@ from llama_index.core.memory import ChatMemoryBuffer
 from llama_index.core.tools import QueryEngineTool
 from llama_index.core.workflow import Event, StartEvent, StopEvent, Workflow, step
 from pydantic import BaseModel
-from routellm_core import collect_decisions
-from routellm_core.errors import ConfigurationError
 
 from llamaindex_routellm import RouteLLM, _ledger, force_route, pinned
 from llamaindex_routellm._text import task_messages
+from routellm_core import collect_decisions
+from routellm_core.errors import ConfigurationError
 
 REACT = ('Thought: I need a tool.\nAction: look\nAction Input: {"q": "x"}', "Thought: I can answer.\nAnswer: done")
 
@@ -46,8 +46,7 @@ async def test_a_function_agent_stays_on_the_route_of_its_task(streaming: bool, 
     made = kit.pair(kit.ScriptedRouter(kit.by_word, is_quick=False))
     made.weak.script = [kit.call("look", {"q": "x"}), kit.call("look", {"q": "y"}, "c2"), "done"]
     with collect_decisions() as taken:
-        answer = await FunctionAgent(tools=[kit.LOOK], llm=made.llm, streaming=streaming).run(
-            kit.EASY, memory=memory())
+        answer = await FunctionAgent(tools=[kit.LOOK], llm=made.llm, streaming=streaming).run(kit.EASY, memory=memory())
     assert str(answer) == "done" and made.strong.hits == 0
     assert [(d.route, d.reason) for d in taken] == [("weak", "score"), ("weak", "tool_loop"), ("weak", "tool_loop")]
     assert "routellm" not in answer.response.additional_kwargs and "routellm" not in (answer.raw or {})
@@ -68,7 +67,9 @@ async def test_an_open_tool_loop_stays_where_a_fallback_put_it(streaming: bool, 
     with collect_decisions() as taken:
         assert str(await agent.run(kit.EASY, memory=memory())) == "done"
     assert [(d.route, d.reason, d.fallback_from) for d in taken] == [
-        ("strong", "score", "weak"), ("strong", "tool_loop", None)]
+        ("strong", "score", "weak"),
+        ("strong", "tool_loop", None),
+    ]
 
 
 def test_without_stickiness_each_step_is_scored(kit: Any):
@@ -119,7 +120,8 @@ def test_equal_call_ids_of_different_tasks_are_not_confused(kit: Any):
     made.llm.chat_with_tools([kit.LOOK], user_msg=kit.EASY)
     result = ChatMessage(role="tool", content="r", additional_kwargs={"tool_call_id": "c1"})
     other = made.llm.chat_with_tools(
-        [kit.LOOK], chat_history=[kit.user("Another task altogether, please"), kit.call("look", {}), result])
+        [kit.LOOK], chat_history=[kit.user("Another task altogether, please"), kit.call("look", {}), result]
+    )
     assert other.additional_kwargs["routellm"]["reason"] == "score"
 
 
@@ -136,10 +138,12 @@ def test_a_provider_without_call_ids_keeps_its_loop_by_the_tools_name(kit: Any):
 async def test_each_way_of_calling_tools_is_parsed_by_the_backend_that_answered(kit: Any):
     made = kit.pair()
     streamed = await made.llm.astream_chat_with_tools([kit.ADD], user_msg=kit.HARD)
-    answers = [made.llm.chat_with_tools([kit.ADD], user_msg=kit.HARD),
-               await made.llm.achat_with_tools([kit.ADD], user_msg=kit.user(kit.HARD)),
-               list(made.llm.stream_chat_with_tools([kit.ADD], chat_history=[kit.user(kit.HARD)]))[-1],
-               [item async for item in streamed][-1]]
+    answers = [
+        made.llm.chat_with_tools([kit.ADD], user_msg=kit.HARD),
+        await made.llm.achat_with_tools([kit.ADD], user_msg=kit.user(kit.HARD)),
+        list(made.llm.stream_chat_with_tools([kit.ADD], chat_history=[kit.user(kit.HARD)]))[-1],
+        [item async for item in streamed][-1],
+    ]
     for answer in answers:
         assert answer.additional_kwargs["routellm"]["route"] == "strong"
         assert made.llm.get_tool_calls_from_response(answer)[0].tool_name == "adder"
@@ -159,8 +163,10 @@ def test_a_call_with_tools_goes_to_a_backend_that_can_call_them_and_says_so(kit:
     for weak in (PlainChat(), kit.Fake(tag="weak", can_call=False)):
         made = kit.pair(weak=weak)
         assert not made.llm.metadata.is_function_calling_model
-        answers = [made.llm.chat_with_tools([kit.ADD], user_msg=kit.EASY),
-                   *made.llm.stream_chat_with_tools([kit.ADD], user_msg=kit.EASY)]
+        answers = [
+            made.llm.chat_with_tools([kit.ADD], user_msg=kit.EASY),
+            *made.llm.stream_chat_with_tools([kit.ADD], user_msg=kit.EASY),
+        ]
         records = [answer.additional_kwargs["routellm"] for answer in answers]
         assert {(record["route"], record["reason"]) for record in records} == {("strong", "capability")}
         assert made.llm.chat([kit.user(kit.EASY)]).additional_kwargs["routellm"]["route"] == "weak"
@@ -314,7 +320,10 @@ async def test_scopes_reach_the_steps_of_a_workflow(kit: Any):
         forced_run = Flow().run()
     free_run = Flow().run()
     assert [str(await run) for run in (pinned_run, forced_run, free_run)] == [
-        "weak answer here", "strong answer here", "strong answer here"]
+        "weak answer here",
+        "strong answer here",
+        "strong answer here",
+    ]
 
 
 async def test_concurrent_tasks_do_not_share_scopes(kit: Any):

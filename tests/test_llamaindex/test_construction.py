@@ -17,11 +17,11 @@ from llama_index.core.indices.prompt_helper import PromptHelper
 from llama_index.core.llms import MockLLM
 from llama_index.core.types import PydanticProgramMode
 from pydantic import BaseModel
-from routellm_core import RoutingPolicy
-from routellm_core.errors import ConfigurationError, MissingExtraError, UnknownKindError
 
 import llamaindex_routellm
 from llamaindex_routellm import RouteLLM, _providers
+from routellm_core import RoutingPolicy
+from routellm_core.errors import ConfigurationError, MissingExtraError, UnknownKindError
 
 
 class Out(BaseModel):
@@ -41,8 +41,10 @@ def test_two_routes_are_named_weak_and_strong_and_n_routes_by_their_keys(kit: An
     assert routes == ["small", "mid", "mid", "large"]
 
 
-@pytest.mark.parametrize(("threshold", "win_rate", "route"), [
-    (0.0, 0.0, "strong"), (0.0, 1.0, "strong"), (1.0, 0.99, "weak"), (1.0, 1.0, "strong")])
+@pytest.mark.parametrize(
+    ("threshold", "win_rate", "route"),
+    [(0.0, 0.0, "strong"), (0.0, 1.0, "strong"), (1.0, 0.99, "weak"), (1.0, 1.0, "strong")],
+)
 def test_thresholds_of_zero_and_one_are_values(threshold: float, win_rate: float, route: str, kit: Any):
     record = kit.pair(win_rate, threshold=threshold).llm.complete("x").additional_kwargs["routellm"]
     assert (record["route"], record["threshold"]) == (route, threshold)
@@ -54,25 +56,28 @@ def test_a_strong_share_takes_its_threshold_from_the_routers_calibration(kit: An
     assert record["route"] == "weak" and 0.79 < record["threshold"] <= 0.81
 
 
-@pytest.mark.parametrize(("words", "says"), [
-    ({"strong": None}, "both strong= and weak="),
-    ({"models": {"a": MockLLM(), "b": MockLLM()}}, "not both"),
-    ({"strong": object()}, "route 'strong' must be a LlamaIndex LLM"),
-    ({"weak": "gpt-4.1"}, "provider:model"),
-    ({"weak": "openai:"}, "provider:model"),
-    ({"threshold": 0.5, "strong_share": 0.5}, "not both"),
-    ({"threshold": 1.5}, r"in \[0, 1\]"),
-    ({"threshold": [0.1, 0.2]}, "1 ascending"),
-    ({"fallback": "weaker"}, "fallback must be one of"),
-    ({"stickiness": "forever"}, "stickiness must be one of"),
-    ({"on_error": "ignore"}, "on_error must be one of"),
-    ({"router_timeout_s": 0}, "router_timeout_s must be"),
-    ({"text": "last"}, "text= is a function"),
-    ({"router": 3}, "router must be a Router"),
-    ({"system_prompt": "x"}, "set system_prompt on the backends"),
-    ({"rate_limiter": object()}, "set rate_limiter on the backends"),
-    ({"treshold": 0.3}, "no argument 'treshold'"),
-])
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        ({"strong": None}, "both strong= and weak="),
+        ({"models": {"a": MockLLM(), "b": MockLLM()}}, "not both"),
+        ({"strong": object()}, "route 'strong' must be a LlamaIndex LLM"),
+        ({"weak": "gpt-4.1"}, "provider:model"),
+        ({"weak": "openai:"}, "provider:model"),
+        ({"threshold": 0.5, "strong_share": 0.5}, "not both"),
+        ({"threshold": 1.5}, r"in \[0, 1\]"),
+        ({"threshold": [0.1, 0.2]}, "1 ascending"),
+        ({"fallback": "weaker"}, "fallback must be one of"),
+        ({"stickiness": "forever"}, "stickiness must be one of"),
+        ({"on_error": "ignore"}, "on_error must be one of"),
+        ({"router_timeout_s": 0}, "router_timeout_s must be"),
+        ({"text": "last"}, "text= is a function"),
+        ({"router": 3}, "router must be a Router"),
+        ({"system_prompt": "x"}, "set system_prompt on the backends"),
+        ({"rate_limiter": object()}, "set rate_limiter on the backends"),
+        ({"treshold": 0.3}, "no argument 'treshold'"),
+    ],
+)
 def test_what_contradicts_itself_is_a_configuration_error_that_pydantic_does_not_wrap(
     words: dict[str, Any], says: str, kit: Any
 ):
@@ -85,9 +90,9 @@ def test_what_contradicts_itself_is_a_configuration_error_that_pydantic_does_not
 def test_a_policy_says_everything_about_routing_and_must_be_about_the_same_routes(kit: Any):
     policy = RoutingPolicy(kit.ScriptedRouter(0.9), routes=("weak", "strong"), threshold=0.95)
     assert kit.pair(policy=policy).llm.complete("x").additional_kwargs["routellm"]["route"] == "weak"
-    with pytest.raises(ConfigurationError, match="give policy=, or threshold"):
+    with pytest.raises(ConfigurationError, match="policy= decides it all: give threshold"):
         kit.pair(policy=policy, threshold=0.1)
-    with pytest.raises(ConfigurationError, match="same, weakest first"):
+    with pytest.raises(ConfigurationError, match="routes between weak, strong"):
         RouteLLM(models={"strong": kit.Fake(), "weak": kit.Fake()}, policy=policy)
     with pytest.raises(ConfigurationError, match="RoutingPolicy, got str"):
         kit.pair(policy="cheap")
@@ -107,8 +112,9 @@ def test_an_unknown_provider_lists_the_known_ones_when_the_router_is_built(kit: 
 
 def test_a_missing_integration_package_is_named_when_its_route_is_first_used(kit: Any, monkeypatch: Any):
     monkeypatch.setitem(sys.modules, "llama_index.llms.mistralai", None)  # as if it were not installed
-    llm = RouteLLM(strong="mistralai:large", weak=kit.Fake(tag="weak"), router=kit.ScriptedRouter(kit.by_word),
-                   threshold=0.5)
+    llm = RouteLLM(
+        strong="mistralai:large", weak=kit.Fake(tag="weak"), router=kit.ScriptedRouter(kit.by_word), threshold=0.5
+    )
     assert llm.complete(kit.EASY).text.startswith("weak")
     with pytest.raises(MissingExtraError, match="pip install llama-index-llms-mistralai"):
         llm.complete(kit.HARD)
@@ -176,8 +182,9 @@ def test_openai_with_a_base_url_is_a_chat_model_that_can_call_tools(monkeypatch:
 # -- metadata
 def test_metadata_is_what_holds_for_every_backend(kit: Any):
     small = kit.Fake(tag="a", window=4096, out=256, can_call=False)
-    metadata = RouteLLM(weak=small, strong=kit.Fake(tag="b", window=128_000, out=16_384),
-                        router=kit.ScriptedRouter()).metadata
+    metadata = RouteLLM(
+        weak=small, strong=kit.Fake(tag="b", window=128_000, out=16_384), router=kit.ScriptedRouter()
+    ).metadata
     assert (metadata.context_window, metadata.num_output) == (4096, 256)
     assert metadata.is_chat_model and not metadata.is_function_calling_model
     assert metadata.model_name == "routellm(fake-a|fake-b)"
@@ -243,8 +250,15 @@ def test_what_settings_assign_reaches_the_backends(kit: Any, monkeypatch: Any):
 def test_a_dump_holds_settings_and_no_backend_and_restores_with_them(kit: Any):
     made = kit.pair(threshold=0.25, fallback="any", on_error="weak", stickiness="none", router_timeout_s=2.0)
     dump = made.llm.to_dict()
-    assert dump == {"class_name": "RouteLLM", "router": "scripted", "threshold": 0.25, "stickiness": "none",
-                    "fallback": "any", "on_error": "weak", "router_timeout_s": 2.0}
+    assert dump == {
+        "class_name": "RouteLLM",
+        "router": "scripted",
+        "threshold": 0.25,
+        "stickiness": "none",
+        "fallback": "any",
+        "on_error": "weak",
+        "router_timeout_s": 2.0,
+    }
     again = RouteLLM.from_dict(dump, models=made.llm.models, router=made.router)
     assert again.to_dict() == dump and json.loads(made.llm.to_json()) == dump
     with pytest.raises(ConfigurationError, match="models="):
@@ -286,10 +300,17 @@ def test_every_public_name_is_there_and_nothing_loads_before_it_is_used():
         assert getattr(llamaindex_routellm, name) is not None
     with pytest.raises(AttributeError, match="no attribute 'RouteLlm'"):
         _ = llamaindex_routellm.RouteLlm
-    code = ("import sys, llamaindex_routellm as p; assert p.__version__; print('llama_index.core' in sys.modules);"
-            "p.RouteLLM; print([m for m in ('openai', 'torch', 'langchain_core') if m in sys.modules])")
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True,
-                          env={"PYTHONPATH": ":".join(path for path in sys.path if path)})
+    code = (
+        "import sys, llamaindex_routellm as p; assert p.__version__; print('llama_index.core' in sys.modules);"
+        "p.RouteLLM; print([m for m in ('openai', 'torch', 'langchain_core') if m in sys.modules])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={"PYTHONPATH": ":".join(path for path in sys.path if path)},
+    )
     assert done.stdout.split("\n")[:2] == ["False", "[]"]
 
 

@@ -14,9 +14,9 @@ from llama_index.core.llms import ChatMessage, ChatResponse, CompletionResponse
 from llama_index.core.llms.function_calling import FunctionCallingLLM
 from llama_index.core.llms.llm import LLM
 from pydantic import PrivateAttr
-from routellm_core import collect_decisions
 
 from llamaindex_routellm import RouteLLM
+from routellm_core import collect_decisions
 
 SYNC = ("chat", "complete", "stream_chat", "stream_complete")
 ENDPOINTS = (*SYNC, *(f"a{name}" for name in SYNC))
@@ -57,8 +57,11 @@ async def test_every_endpoint_routes_and_puts_a_plain_record_on_every_response(e
             assert {"win_rate", "threshold", "router", "scorer_ms"} <= set(record) and json.dumps(record)
             if isinstance(response, ChatResponse):
                 assert "routellm" not in response.message.additional_kwargs
-        own = [decision for decision in taken if decision.to_dict() == {
-            key: value for key, value in record.items() if key != "inner"}]
+        own = [
+            decision
+            for decision in taken
+            if decision.to_dict() == {key: value for key, value in record.items() if key != "inner"}
+        ]
         assert len(own) == 1  # a nested router's decision is collected besides
 
 
@@ -143,8 +146,19 @@ async def test_a_stream_is_routed_when_asked_for_and_opened_when_read(endpoint: 
 
 
 @pytest.mark.parametrize("system", ["none", "shared role", "own role"])
-@pytest.mark.parametrize("endpoint", ["chat", "achat", "stream_chat", "astream_chat", "chat_with_tools",
-                                      "achat_with_tools", "stream_chat_with_tools", "astream_chat_with_tools"])
+@pytest.mark.parametrize(
+    "endpoint",
+    [
+        "chat",
+        "achat",
+        "stream_chat",
+        "astream_chat",
+        "chat_with_tools",
+        "achat_with_tools",
+        "stream_chat_with_tools",
+        "astream_chat_with_tools",
+    ],
+)
 async def test_histories_are_left_as_they_were(endpoint: str, system: str, kit: Any):
     role = MessageRole.DEVELOPER if system == "own role" else MessageRole.SYSTEM
     made = kit.pair(strong=kit.Fake(tag="strong", role=role))
@@ -187,14 +201,24 @@ def test_a_response_that_a_backend_gives_twice_is_not_written_on(kit: Any):
 
 # Public members of the base classes that are right as inherited. A release of llama-index-core that adds another one
 # fails the test below until somebody decides: forward it to the backend, or list it here.
-INHERITED = {"check_callback_manager", "check_prompts", "convert_chat_messages", "set_completion_to_prompt",
-             "set_messages_to_prompt"}
+INHERITED = {
+    "check_callback_manager",
+    "check_prompts",
+    "convert_chat_messages",
+    "set_completion_to_prompt",
+    "set_messages_to_prompt",
+}
 
 
 def test_every_public_method_of_an_llm_is_either_forwarded_or_listed_as_inherited():
-    public = {name for cls in (BaseLLM, LLM, FunctionCallingLLM) for name, member in vars(cls).items()
-              if not name.startswith("_") and name != "model_config"
-              and (callable(member) or isinstance(member, (property, classmethod)))}
+    public = {
+        name
+        for cls in (BaseLLM, LLM, FunctionCallingLLM)
+        for name, member in vars(cls).items()
+        if not name.startswith("_")
+        and name != "model_config"
+        and (callable(member) or isinstance(member, (property, classmethod)))
+    }
     assert len(public) > 25
     assert public - INHERITED - set(vars(RouteLLM)) == set()
 

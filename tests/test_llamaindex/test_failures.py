@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 from llama_index.core.base.llms.types import ImageBlock, TextBlock
 from llama_index.core.llms import ChatMessage
+
+from llamaindex_routellm import RouteLLM, force_route, pinned, query_scope
 from routellm_core import collect_decisions
 from routellm_core.errors import ConfigurationError, ScoringError, UnknownKindError
 from routellm_core.testing.contracts import ODD_TEXTS
-
-from llamaindex_routellm import RouteLLM, force_route, pinned, query_scope
 
 DOWN = ConnectionError("weak down")
 
@@ -38,8 +38,12 @@ async def test_a_route_that_fails_before_its_first_token_is_followed_by_a_strong
     made = kit.pair(weak=kit.Fake(fail=DOWN, fail_on_open=on_open), fallback="stronger")
     messages = [kit.user(kit.EASY)]
     with collect_decisions() as taken:
-        answers = [made.llm.chat(messages), await made.llm.achat(messages), *made.llm.stream_chat(messages),
-                   *[item async for item in await made.llm.astream_chat(messages)]]
+        answers = [
+            made.llm.chat(messages),
+            await made.llm.achat(messages),
+            *made.llm.stream_chat(messages),
+            *[item async for item in await made.llm.astream_chat(messages)],
+        ]
     records = [answer.additional_kwargs["routellm"] for answer in answers]
     assert {(r["route"], r["fallback_from"], r["reason"]) for r in records} == {("strong", "weak", "score")}
     assert len(taken) == 4 and {d.route for d in taken} == {"strong"}
@@ -91,8 +95,7 @@ async def test_when_all_fail_the_first_error_is_raised_and_names_the_others(seco
             if asyncio.iscoroutine(out):
                 await out
         assert caught.value is first
-        assert first.__notes__ == [
-            f"route 'strong' was tried next and failed too: {type(second).__name__}: {second}"]
+        assert first.__notes__ == [f"route 'strong' was tried next and failed too: {type(second).__name__}: {second}"]
         assert first.__context__ is None and first.__cause__ is None  # no consequence of the second
 
 
@@ -307,10 +310,15 @@ async def test_no_prompt_answer_or_key_is_in_a_record_an_event_or_a_log_line(kit
         strong = kit.Fake(tag=f"answer-{secret}", api_key="sk-secret", fail=ConnectionError(f"no {secret}"))
         made = kit.pair(router, strong=strong, weak=kit.Fake(tag="weak", api_key="sk-secret"), fallback="any")
         with collect_decisions() as taken:
-            answers = [made.llm.complete(secret), *[
-                item async for item in await made.llm.astream_chat([kit.user(secret)])]]
-        shown = [repr(taken), *(repr(answer.additional_kwargs) for answer in answers),
-                 *(event.model_dump_json() for event in catch.seen)]
+            answers = [
+                made.llm.complete(secret),
+                *[item async for item in await made.llm.astream_chat([kit.user(secret)])],
+            ]
+        shown = [
+            repr(taken),
+            *(repr(answer.additional_kwargs) for answer in answers),
+            *(event.model_dump_json() for event in catch.seen),
+        ]
         assert len(catch.seen) >= 4
         assert not [text for text in shown if secret in text or "sk-" in text]
     ours = [r for r in caplog.records if r.name.startswith(("routellm_core", "llamaindex_routellm"))]

@@ -12,10 +12,10 @@ from llama_index.core.memory import ChatMemoryBuffer
 from llama_index.core.prompts import PromptTemplate
 from llama_index.core.tools import FunctionTool
 from pydantic import BaseModel
-from routellm_core import collect_decisions
-from routellm_core.testing import LoopbackOpenAI, Reply, ToolCall
 
 from llamaindex_routellm import RouteLLM
+from routellm_core import collect_decisions
+from routellm_core.testing import LoopbackOpenAI, Reply, ToolCall
 
 
 class Out(BaseModel):
@@ -53,7 +53,9 @@ def test_the_servers_usage_is_counted_once(kit: Any, client: Any):
     llm = routed(kit, client, callback_manager=CallbackManager([counter]))
     usage = llm.chat([kit.user(kit.HARD)]).raw.usage
     assert (counter.prompt_llm_token_count, counter.completion_llm_token_count) == (
-        usage.prompt_tokens, usage.completion_tokens)
+        usage.prompt_tokens,
+        usage.completion_tokens,
+    )
 
 
 @pytest.mark.parametrize("status", [429, 500, 503])
@@ -65,9 +67,12 @@ async def test_a_busy_or_broken_server_is_survived_by_another_route(
 
     loopback.reply = reply
     llm = routed(kit, client, fallback="stronger")
-    answers = [llm.complete(kit.EASY), (await llm.achat([kit.user(kit.EASY)])),
-               *llm.stream_chat([kit.user(kit.EASY)]),
-               *[chunk async for chunk in await llm.astream_chat([kit.user(kit.EASY)])]]
+    answers = [
+        llm.complete(kit.EASY),
+        (await llm.achat([kit.user(kit.EASY)])),
+        *llm.stream_chat([kit.user(kit.EASY)]),
+        *[chunk async for chunk in await llm.astream_chat([kit.user(kit.EASY)])],
+    ]
     assert {answer.additional_kwargs["routellm"]["fallback_from"] for answer in answers} == {"weak"}
     assert asked(loopback) == ["little", "big"] * 4
 
@@ -122,7 +127,8 @@ async def test_an_agent_runs_a_tool_on_one_route_and_nothing_of_ours_goes_over_t
 
 def test_structured_output_is_filled_by_the_chosen_model(kit: Any, client: Any, loopback: LoopbackOpenAI):
     loopback.reply = lambda request: Reply(
-        tool_calls=(ToolCall(name="Out", arguments={"answer": f"from {request['model']}"}),))
+        tool_calls=(ToolCall(name="Out", arguments={"answer": f"from {request['model']}"}),)
+    )
     llm = routed(kit, client)
     prompt = PromptTemplate("{context_str} {query_str}")
     answer = llm.structured_predict(Out, prompt, context_str=kit.CONTEXT, query_str=kit.EASY)

@@ -20,10 +20,10 @@ from llama_index.core.memory import ChatMemoryBuffer
 from llama_index.core.prompts import ChatPromptTemplate, PromptTemplate, SelectorPromptTemplate
 from llama_index.core.response_synthesizers import ResponseMode, get_response_synthesizer
 from pydantic import BaseModel
-from routellm_core import collect_decisions
 
 from llamaindex_routellm import RouteLLM, SynthesisQueryTracker, force_route
 from llamaindex_routellm._scopes import query_stack
+from routellm_core import collect_decisions
 
 MODES = [mode for mode in ResponseMode if mode.value not in ("no_text", "context_only")]
 STREAMING = [mode for mode in MODES if mode.value not in ("accumulate", "compact_accumulate")]
@@ -104,8 +104,9 @@ def test_without_the_template_hook_the_context_would_decide(index: Any, kit: Any
     class Unhooked(RouteLLM):
         predict = FunctionCallingLLM.predict
 
-    llm = Unhooked(strong=kit.Fake(tag="strong"), weak=kit.Fake(tag="weak"), router=kit.ScriptedRouter(kit.by_word),
-                   threshold=0.5)
+    llm = Unhooked(
+        strong=kit.Fake(tag="strong"), weak=kit.Fake(tag="weak"), router=kit.ScriptedRouter(kit.by_word), threshold=0.5
+    )
     with collect_decisions() as taken:
         index().as_query_engine(llm=llm).query(kit.EASY)
     assert routes(taken) == {"strong"}
@@ -183,7 +184,8 @@ def test_the_tracker_gives_back_the_query_of_a_synthesis(tracked: bool, index: A
         get_dispatcher().add_event_handler(SynthesisQueryTracker())
     made = kit.pair()
     synthesizer = get_response_synthesizer(
-        llm=made.llm, response_mode=ResponseMode.REFINE, structured_answer_filtering=True)
+        llm=made.llm, response_mode=ResponseMode.REFINE, structured_answer_filtering=True
+    )
     with collect_decisions() as taken:
         index().as_query_engine(llm=made.llm, response_synthesizer=synthesizer).query(kit.EASY)
     assert routes(taken) == {"weak" if tracked else "strong"}
@@ -265,7 +267,8 @@ def engine(index: Any) -> Any:
         memory = ChatMemoryBuffer.from_defaults(token_limit=10**6)  # upstream's default leaves a database open
         if name == "condense_question":
             return CondenseQuestionChatEngine.from_defaults(
-                query_engine=index(VectorStoreIndex).as_query_engine(llm=llm), llm=llm, memory=memory)
+                query_engine=index(VectorStoreIndex).as_query_engine(llm=llm), llm=llm, memory=memory
+            )
         if name == "simple":
             return SimpleChatEngine.from_defaults(llm=llm, memory=memory)
         kind = {"context": ContextChatEngine, "condense_plus_context": CondensePlusContextChatEngine}[name]

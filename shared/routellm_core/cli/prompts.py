@@ -74,8 +74,9 @@ def _row(line: str, where: str, column: str) -> dict[str, Any]:
     if not isinstance(row, dict):
         raise DataError(f"{where}: expected a JSON object, got {type(row).__name__}")
     if column not in row:
-        raise DataError(f"{where}: no column {column!r}; it has {', '.join(map(repr, row)) or 'none'} "
-                        "(choose with --column)")
+        raise DataError(
+            f"{where}: no column {column!r}; it has {', '.join(map(repr, row)) or 'none'} (choose with --column)"
+        )
     prompt = row[column]
     if not isinstance(prompt, str):
         raise DataError(f"{where}: column {column!r} holds {type(prompt).__name__}, not text")

@@ -29,7 +29,8 @@ def score(
         str, typer.Option(help="'default', 'random', a folder, or owner/name on the Hugging Face hub.")
     ] = "default",
     threshold: Annotated[
-        float | None, typer.Option(help="Strong from this win rate on, 0..1. Default: the one for a strong share of .5.")
+        float | None,
+        typer.Option(help="Strong from this win rate on, 0..1. Default: the one for a strong share of .5."),
     ] = None,
     strong_share: Annotated[
         float | None, typer.Option(help="Instead: the share of prompts that should go strong, 0..1.")
@@ -73,8 +74,13 @@ def _scored(rows: list[dict[str, Any]], column: str, policy: Any) -> list[dict[s
 
     # to stderr, so that a bar never ends up in somebody's JSONL
     console = Console(stderr=True)
-    starts = track(range(0, len(rows), _BLOCK), description="Scoring", console=console, transient=True,
-                   disable=not console.is_terminal or len(rows) <= _BLOCK)
+    starts = track(
+        range(0, len(rows), _BLOCK),
+        description="Scoring",
+        console=console,
+        transient=True,
+        disable=not console.is_terminal or len(rows) <= _BLOCK,
+    )
     scored: list[dict[str, Any]] = []
     for start in starts:
         block = rows[start : start + _BLOCK]
@@ -98,7 +104,8 @@ def _encodable(row: dict[str, Any]) -> str:
 
 
 def _share(rows: list[dict[str, Any]]) -> float:
-    return sum(row["route"] == "strong" for row in rows) / len(rows)
+    strong: int = sum(row["route"] == "strong" for row in rows)
+    return strong / len(rows)
 
 
 def _print_table(rows: list[dict[str, Any]], column: str, threshold: float) -> None:

@@ -97,8 +97,13 @@ class Encoder(ABC):
 
     def describe(self) -> dict[str, Any]:
         """What config.json keeps of the encoder: kind, name, dim, digest, settings."""
-        return {"kind": self.kind, "name": self.name, "dim": self.dim, "digest": self.digest,
-                "settings": self.settings()}
+        return {
+            "kind": self.kind,
+            "name": self.name,
+            "dim": self.dim,
+            "digest": self.digest,
+            "settings": self.settings(),
+        }
 
 
 ENCODERS = Registry(

@@ -45,7 +45,9 @@ class StaticEncoder(Encoder):
         self.max_characters = int(max_characters)
         self._tokenize, self._table, self._unit_length = _load(self.folder)
         self._digest = digest_of(
-            "static", _VERSION, str(self.max_characters),
+            "static",
+            _VERSION,
+            str(self.max_characters),
             *(hashlib.sha256((self.folder / name).read_bytes()).hexdigest() for name in _FILES),
         )
 
@@ -114,5 +116,6 @@ def _load(folder: Path) -> tuple[Callable[[list[str]], list[list[int]]], NDArray
         model.tokenizer.no_truncation()  # clean_and_cut bounds the length, and keeps the end of a text
         return model.tokenize, table, bool(model.normalize)
     except Exception as error:
-        raise RouterFormatError(f"{folder} cannot be loaded as a model2vec model: "
-                                f"{type(error).__name__}: {error}") from error
+        raise RouterFormatError(
+            f"{folder} cannot be loaded as a model2vec model: {type(error).__name__}: {error}"
+        ) from error

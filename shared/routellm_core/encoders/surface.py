@@ -52,8 +52,14 @@ def _class_table() -> NDArray[np.uint8]:
     table[:0xC0] = _OTHER  # ASCII and the Latin-1 signs; the letters follow at 0xC0
     table[0x2000:0x2070] = _OTHER  # general punctuation
     for characters, each in (
-        ("abcdefghijklmnopqrstuvwxyz", _LOWER), ("ABCDEFGHIJKLMNOPQRSTUVWXYZ", _UPPER), ("0123456789", _DIGIT),
-        (" \t\r\f\v\u00a0", _SPACE), ("\n\u2028\u2029", _NEWLINE), (".!\u2026", _STOP), (",", _COMMA), ("?", _QUESTION),
+        ("abcdefghijklmnopqrstuvwxyz", _LOWER),
+        ("ABCDEFGHIJKLMNOPQRSTUVWXYZ", _UPPER),
+        ("0123456789", _DIGIT),
+        (" \t\r\f\v\u00a0", _SPACE),
+        ("\n\u2028\u2029", _NEWLINE),
+        (".!\u2026", _STOP),
+        (",", _COMMA),
+        ("?", _QUESTION),
         ("+-*/=<>^%|~\\${}[]()_\u00b0\u00b1\u00b2\u00b3\u00b9\u00d7\u00f7", _MARK),
     ):
         table[[ord(character) for character in characters]] = each
@@ -106,8 +112,10 @@ class SurfaceEncoder(Encoder):
     def __init__(self, features: Sequence[str] = SURFACE_FEATURES, *, max_characters: int = 4096) -> None:
         unknown = [name for name in features if name not in SURFACE_FEATURES]
         if unknown or not features or len(set(features)) != len(features):
-            raise ConfigurationError(f"features must be one or more different names out of "
-                                     f"{', '.join(SURFACE_FEATURES)}; got {list(features)}")
+            raise ConfigurationError(
+                f"features must be one or more different names out of "
+                f"{', '.join(SURFACE_FEATURES)}; got {list(features)}"
+            )
         if max_characters < 2:
             raise ConfigurationError(f"max_characters must be at least 2, got {max_characters}")
         self.features = tuple(features)

@@ -14,9 +14,7 @@ def clean_and_cut(texts: Sequence[str], max_characters: int) -> list[str]:
     beginning of a long prompt, questions at its end. Cutting comes first, so that a megabyte costs
     what its cut costs. Lone surrogates (tokenizers raise on them) become U+FFFD.
     """
-    return [
-        text if len(text) <= max_characters and text.isascii() else _clean(text, max_characters) for text in texts
-    ]
+    return [text if len(text) <= max_characters and text.isascii() else _clean(text, max_characters) for text in texts]
 
 
 def _clean(text: str, max_characters: int) -> str:

@@ -49,7 +49,9 @@ def cpt(win_rates: ArrayLike, strong_scores: ArrayLike, weak_scores: ArrayLike, 
     i = int(reached[0])
     if i == 0:
         return float(share[0])
-    return float(share[i - 1] + (share[i] - share[i - 1]) * (pgr - recovered[i - 1]) / (recovered[i] - recovered[i - 1]))
+    return float(
+        share[i - 1] + (share[i] - share[i - 1]) * (pgr - recovered[i - 1]) / (recovered[i] - recovered[i - 1])
+    )
 
 
 def apgr_interval(
@@ -137,8 +139,10 @@ def _checked(
         if not np.isfinite(array).all():
             raise DataError(f"{what} of prompt {int(np.flatnonzero(~np.isfinite(array))[0])} is not finite")
     if not strong.mean() > weak.mean():
-        raise DataError(f"the strong model's mean score {strong.mean():.4g} is not above the weak one's "
-                        f"{weak.mean():.4g}, so PGR is undefined")
+        raise DataError(
+            f"the strong model's mean score {strong.mean():.4g} is not above the weak one's "
+            f"{weak.mean():.4g}, so PGR is undefined"
+        )
     return scores, strong, weak
 
 

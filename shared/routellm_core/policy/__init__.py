@@ -2,9 +2,20 @@
 
 from __future__ import annotations
 
+from routellm_core.policy.arguments import POLICY_DEFAULTS, named_routes, policy_from
 from routellm_core.policy.collect import collect_decisions, observe
 from routellm_core.policy.fallback import may_fall_back
 from routellm_core.policy.text import routing_text
 from routellm_core.policy.threshold import RouteRequest, RoutingPolicy
 
-__all__ = ["RouteRequest", "RoutingPolicy", "collect_decisions", "may_fall_back", "observe", "routing_text"]
+__all__ = [
+    "POLICY_DEFAULTS",
+    "RouteRequest",
+    "RoutingPolicy",
+    "collect_decisions",
+    "may_fall_back",
+    "named_routes",
+    "observe",
+    "policy_from",
+    "routing_text",
+]

@@ -110,11 +110,15 @@ class RoutingPolicy:
             return self._checked_cuts(threshold)
         calibration = self.router.calibration
         if strong_share is not None and len(self.routes) > 2:
-            raise ConfigurationError(f"strong_share is for two routes; for {len(self.routes)} give "
-                                     f"threshold=[{len(self.routes) - 1} ascending numbers]")
+            raise ConfigurationError(
+                f"strong_share is for two routes; for {len(self.routes)} give "
+                f"threshold=[{len(self.routes) - 1} ascending numbers]"
+            )
         if calibration is None:
-            raise ConfigurationError(f"router {self.router.name!r} was saved without a calibration: give threshold=, "
-                                     "or set router.calibration = Calibration.from_win_rates(...)")
+            raise ConfigurationError(
+                f"router {self.router.name!r} was saved without a calibration: give threshold=, "
+                "or set router.calibration = Calibration.from_win_rates(...)"
+            )
         if len(self.routes) > 2:
             return tuple(calibration.cuts(len(self.routes)))
         return (calibration.at(strong_share=0.5 if strong_share is None else strong_share).threshold,)
@@ -126,8 +130,10 @@ class RoutingPolicy:
         except (TypeError, ValueError):
             raise ConfigurationError(f"threshold must be a number or a list of numbers, got {threshold!r}") from None
         if len(cuts) != len(self.routes) - 1 or not check_thresholds(cuts):
-            raise ConfigurationError(f"{len(self.routes)} routes need {len(self.routes) - 1} ascending threshold(s) "
-                                     f"in [0, 1], got {threshold!r}")
+            raise ConfigurationError(
+                f"{len(self.routes)} routes need {len(self.routes) - 1} ascending threshold(s) "
+                f"in [0, 1], got {threshold!r}"
+            )
         return cuts
 
     # -- deciding
@@ -184,8 +190,9 @@ class RoutingPolicy:
             return Decision(route=str(request.conversation), reason="conversation")
         if request.text is None or not request.text.strip():
             if self.on_error == "raise":
-                raise ScoringError("the call holds no text to score; give text=, force a route, "
-                                   "or set on_error='strong' or 'weak'")
+                raise ScoringError(
+                    "the call holds no text to score; give text=, force a route, or set on_error='strong' or 'weak'"
+                )
             return self._error_route("no_text", None)
         return None
 
@@ -202,15 +209,27 @@ class RoutingPolicy:
         for i in waiting:
             decisions[i] = self._error_route("scorer_error", what)
 
-    def _fill(self, decisions: list[Decision | None], waiting: list[int], requests: Sequence[RouteRequest],
-              win_rates: NDArray[np.float64], seconds: float) -> None:
+    def _fill(
+        self,
+        decisions: list[Decision | None],
+        waiting: list[int],
+        requests: Sequence[RouteRequest],
+        win_rates: NDArray[np.float64],
+        seconds: float,
+    ) -> None:
         scorer_ms = round(seconds * 1e3 / len(waiting), 4)
         for i, win_rate in zip(waiting, win_rates.tolist(), strict=True):
             threshold = requests[i].threshold
             cuts = self.thresholds if threshold is None else self._checked_cuts(threshold)
             reached = sum(win_rate >= cut for cut in cuts)
-            decisions[i] = Decision(route=self.routes[reached], reason="score", win_rate=win_rate,
-                                    threshold=cuts[max(reached - 1, 0)], router=self.router.name, scorer_ms=scorer_ms)
+            decisions[i] = Decision(
+                route=self.routes[reached],
+                reason="score",
+                win_rate=win_rate,
+                threshold=cuts[max(reached - 1, 0)],
+                router=self.router.name,
+                scorer_ms=scorer_ms,
+            )
 
     def _capable(self, decision: Decision, request: RouteRequest) -> Decision:
         if request.capable is None or decision.reason in ("forced", "tool_loop") or request.capable(decision.route):
@@ -267,13 +286,26 @@ class RoutingPolicy:
             raise self._late() from error
 
     def _late(self) -> ScoringError:
-        return ScoringError(f"no win rate from router {self.router.name!r} within {self.router_timeout_s} s",
-                            is_retryable=True)
+        return ScoringError(
+            f"no win rate from router {self.router.name!r} within {self.router_timeout_s} s", is_retryable=True
+        )
 
     def _threads(self) -> ThreadPoolExecutor:
         if self._pool is None:
             self._pool = ThreadPoolExecutor(_POOL_THREADS, thread_name_prefix="routellm-router")
         return self._pool
+
+    def settings(self) -> dict[str, Any]:
+        """The options that make such a policy again, as plain JSON; the router by its name."""
+        cuts = list(self.thresholds)
+        return {
+            "router": self.router.name,
+            "threshold": cuts[0] if len(cuts) == 1 else cuts,
+            "stickiness": self.stickiness,
+            "fallback": self.fallback,
+            "on_error": self.on_error,
+            "router_timeout_s": self.router_timeout_s,
+        }
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_pool": None}  # threads do not travel

@@ -103,8 +103,14 @@ class Router(ABC):
             ConfigurationError: The folder holds something else, or this kind cannot be saved.
         """
         tensors = dict(self.tensors())
-        config: dict[str, Any] = {"format": FORMAT, "kind": self.kind, "name": self.name, "settings": self.settings(),
-                                  "encoder": self.encoder.describe() if self.encoder else None, "calibration": None}
+        config: dict[str, Any] = {
+            "format": FORMAT,
+            "kind": self.kind,
+            "name": self.name,
+            "settings": self.settings(),
+            "encoder": self.encoder.describe() if self.encoder else None,
+            "calibration": None,
+        }
         if self.calibration is not None:
             config["calibration"] = self.calibration.to_dict()
             tensors["calibration.win_rates"] = self.calibration.win_rates

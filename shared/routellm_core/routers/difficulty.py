@@ -63,8 +63,10 @@ class DifficultyRouter(Router):
         self.bias, self.slope, self.intercept = float(bias), float(slope), float(intercept)
         self.abilities = dict(abilities or {})
         if self.weights.shape != (encoder.dim,):
-            raise ConfigurationError(f"weights have shape {self.weights.shape}, but encoder {encoder.name!r} gives "
-                                     f"vectors of width {encoder.dim}")
+            raise ConfigurationError(
+                f"weights have shape {self.weights.shape}, but encoder {encoder.name!r} gives "
+                f"vectors of width {encoder.dim}"
+            )
         numbers = [self.bias, self.slope, self.intercept, *self.abilities.values()]
         if not np.isfinite(self.weights).all() or not np.isfinite(numbers).all():
             raise ConfigurationError("weights, bias, slope, intercept and abilities must be finite")
@@ -96,5 +98,11 @@ class DifficultyRouter(Router):
     ) -> DifficultyRouter:
         if encoder is None:
             raise RouterFormatError("a router of kind 'difficulty' was saved without its encoder")
-        return cls(encoder=encoder, weights=tensors["weights"], bias=settings["bias"], slope=settings["slope"],
-                   intercept=settings["intercept"], abilities=settings["abilities"])
+        return cls(
+            encoder=encoder,
+            weights=tensors["weights"],
+            bias=settings["bias"],
+            slope=settings["slope"],
+            intercept=settings["intercept"],
+            abilities=settings["abilities"],
+        )

@@ -55,8 +55,10 @@ def load_router(source: str | Path, *, encoder: Encoder | None = None) -> Router
         return _load_folder(folder, encoder)
     if isinstance(source, str) and name.count("/") == 1 and not name.startswith((".", "~", "/")):
         return _load_folder(_download(name), encoder)
-    raise UnknownKindError(f"no router {name!r}: give {', '.join(map(repr, EMBEDDED))}, 'random', an existing folder, "
-                           "or owner/name of a router on the Hugging Face hub")
+    raise UnknownKindError(
+        f"no router {name!r}: give {', '.join(map(repr, EMBEDDED))}, 'random', an existing folder, "
+        "or owner/name of a router on the Hugging Face hub"
+    )
 
 
 def resolve_router(router: Router | str | Path) -> Router:
@@ -70,8 +72,10 @@ def resolve_router(router: Router | str | Path) -> Router:
         return router
     if isinstance(router, (str, Path)):
         return load_router(router)
-    raise ConfigurationError(f"router must be a Router, 'default', a folder or a hub name, not {type(router).__name__};"
-                             " a scorer of your own subclasses routellm_core.Router")
+    raise ConfigurationError(
+        f"router must be a Router, 'default', a folder or a hub name, not {type(router).__name__};"
+        " a scorer of your own subclasses routellm_core.Router"
+    )
 
 
 def _load_folder(folder: Path, given: Encoder | None) -> Router:
@@ -102,8 +106,9 @@ def _encoder(described: Any, folder: Path, given: Encoder | None) -> Encoder | N
     if encoder.digest != described["digest"]:
         raise RouterFormatError(
             f"the router in {folder} was trained with encoder {described['name']!r}, digest "
-            f"{described['digest'][:12]}, but got {encoder.name!r}, digest {encoder.digest[:12]}: its win rates would be "
-            "nonsense. Give the encoder it was trained with, or train the router again")
+            f"{described['digest'][:12]}, but got {encoder.name!r}, digest {encoder.digest[:12]}: its win rates would "
+            "be nonsense. Give the encoder it was trained with, or train the router again"
+        )
     return encoder
 
 
@@ -112,5 +117,7 @@ def _download(name: str) -> Path:
     try:
         return Path(hub.snapshot_download(name, allow_patterns=["*.json", "*.safetensors"]))
     except Exception as error:
-        raise RouterFormatError(f"{name!r} is not a folder here, and could not be fetched from the Hugging Face hub: "
-                                f"{type(error).__name__}: {error}") from error
+        raise RouterFormatError(
+            f"{name!r} is not a folder here, and could not be fetched from the Hugging Face hub: "
+            f"{type(error).__name__}: {error}"
+        ) from error

@@ -77,12 +77,16 @@ class MatrixFactorizationRouter(Router):
 
     def _check_shapes(self) -> None:
         n, d, e = len(self.models), self.classifier.size, self.encoder.dim
-        for what, array, shape in (("model_vectors", self.model_vectors, (n, d)),
-                                   ("projection", self.projection, (d, e)),
-                                   ("classifier", self.classifier, (d,))):
+        for what, array, shape in (
+            ("model_vectors", self.model_vectors, (n, d)),
+            ("projection", self.projection, (d, e)),
+            ("classifier", self.classifier, (d,)),
+        ):
             if array.shape != shape:
-                raise ConfigurationError(f"{what} has shape {array.shape}, expected {shape} for {n} models, "
-                                         f"{d} factors and encoder {self.encoder.name!r} of width {e}")
+                raise ConfigurationError(
+                    f"{what} has shape {array.shape}, expected {shape} for {n} models, "
+                    f"{d} factors and encoder {self.encoder.name!r} of width {e}"
+                )
             if not np.isfinite(array).all():
                 raise ConfigurationError(f"{what} holds values that are not finite")
         if len(set(self.models)) != n:
@@ -118,8 +122,15 @@ class MatrixFactorizationRouter(Router):
             ConfigurationError: Both are the same model.
         """
         return MatrixFactorizationRouter(
-            encoder=self.encoder, model_vectors=self.model_vectors, projection=self.projection,
-            classifier=self.classifier, models=self.models, strong=strong, weak=weak, name=self.name)
+            encoder=self.encoder,
+            model_vectors=self.model_vectors,
+            projection=self.projection,
+            classifier=self.classifier,
+            models=self.models,
+            strong=strong,
+            weak=weak,
+            name=self.name,
+        )
 
     def settings(self) -> dict[str, Any]:
         return {"models": list(self.models), "strong": self.strong, "weak": self.weak}
@@ -133,6 +144,12 @@ class MatrixFactorizationRouter(Router):
     ) -> MatrixFactorizationRouter:
         if encoder is None:
             raise RouterFormatError("a router of kind 'mf' was saved without its encoder")
-        return cls(encoder=encoder, model_vectors=tensors["model_vectors"], projection=tensors["projection"],
-                   classifier=tensors["classifier"], models=settings["models"],
-                   strong=settings["strong"], weak=settings["weak"])
+        return cls(
+            encoder=encoder,
+            model_vectors=tensors["model_vectors"],
+            projection=tensors["projection"],
+            classifier=tensors["classifier"],
+            models=settings["models"],
+            strong=settings["strong"],
+            weak=settings["weak"],
+        )

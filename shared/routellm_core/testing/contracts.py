@@ -19,11 +19,33 @@ from routellm_core.routers.loading import load_router
 
 __all__ = ["ODD_TEXTS", "EncoderContract", "RouterContract"]
 
-PLAIN_TEXTS = ("hi", "What is the capital of France?", "Prove that every finite integral domain is a field.",
-               "A farmer has 17 sheep. All but 9 run away. How many are left?")
+PLAIN_TEXTS = (
+    "hi",
+    "What is the capital of France?",
+    "Prove that every finite integral domain is a field.",
+    "A farmer has 17 sheep. All but 9 run away. How many are left?",
+)
 
-ODD_TEXTS = ("", " ", "\n\t ", "\x00", "a\x00b", "\ud800", "ok \udfff ok", "🙂" * 50, "👩‍👩‍👧‍👦", "مرحبا بالعالم",
-             "שלום", "\u202eabc", "你好，世界", "e\u0301" * 20, "x" * 100_000, "a b " * 30_000, "\ufeffbom", "٣ + ٤")
+ODD_TEXTS = (
+    "",
+    " ",
+    "\n\t ",
+    "\x00",
+    "a\x00b",
+    "\ud800",
+    "ok \udfff ok",
+    "🙂" * 50,
+    "👩‍👩‍👧‍👦",
+    "مرحبا بالعالم",
+    "שלום",
+    "\u202eabc",
+    "你好，世界",
+    "e\u0301" * 20,
+    "x" * 100_000,
+    "a b " * 30_000,
+    "\ufeffbom",
+    "٣ + ٤",
+)
 """Texts that broke somebody's tokenizer."""
 
 

@@ -134,9 +134,15 @@ def _usage(body: dict[str, Any], reply: Reply) -> dict[str, int]:
 
 
 def _tool_calls(reply: Reply) -> list[dict[str, Any]]:
-    return [{"index": i, "id": call.id, "type": "function",
-             "function": {"name": call.name, "arguments": json.dumps(call.arguments)}}
-            for i, call in enumerate(reply.tool_calls)]
+    return [
+        {
+            "index": i,
+            "id": call.id,
+            "type": "function",
+            "function": {"name": call.name, "arguments": json.dumps(call.arguments)},
+        }
+        for i, call in enumerate(reply.tool_calls)
+    ]
 
 
 def _finish(reply: Reply) -> str:
@@ -147,9 +153,14 @@ def _completion(body: dict[str, Any], reply: Reply) -> dict[str, Any]:
     message: dict[str, Any] = {"role": "assistant", "content": reply.text or None}
     if reply.tool_calls:
         message["tool_calls"] = _tool_calls(reply)
-    return {"id": "chatcmpl-1", "object": "chat.completion", "created": 1, "model": body["model"],
-            "choices": [{"index": 0, "message": message, "finish_reason": _finish(reply)}],
-            "usage": _usage(body, reply)}
+    return {
+        "id": "chatcmpl-1",
+        "object": "chat.completion",
+        "created": 1,
+        "model": body["model"],
+        "choices": [{"index": 0, "message": message, "finish_reason": _finish(reply)}],
+        "usage": _usage(body, reply),
+    }
 
 
 def _send_json(handler: BaseHTTPRequestHandler, status: int, payload: dict[str, Any]) -> None:

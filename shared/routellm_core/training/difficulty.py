@@ -193,8 +193,11 @@ class HeldOutCalibration:
         """Forecast against outcome in bins of equal size, from the lowest win rates to the highest."""
         order = np.argsort(self.win_rates, kind="stable")
         return [
-            ReliabilityBin(n=part.size, mean_win_rate=float(self.win_rates[part].mean()),
-                           share_won=float(self.strong_wins[part].mean()))
+            ReliabilityBin(
+                n=part.size,
+                mean_win_rate=float(self.win_rates[part].mean()),
+                share_won=float(self.strong_wins[part].mean()),
+            )
             for part in np.array_split(order, n_bins)
             if part.size
         ]
@@ -277,8 +280,10 @@ def fit_linear_difficulty(
         DataError: Nothing is left to fit, or shapes do not agree.
     """
     if features.shape[0] != len(table.prompts) or features.shape[1] != sum(block.width for block in blocks):
-        raise DataError(f"features have shape {features.shape}, expected ({len(table.prompts)}, "
-                        f"{sum(block.width for block in blocks)}) for this table and these blocks")
+        raise DataError(
+            f"features have shape {features.shape}, expected ({len(table.prompts)}, "
+            f"{sum(block.width for block in blocks)}) for this table and these blocks"
+        )
     kept = ~np.isin(np.array(table.sources), list(without))
     rows = np.flatnonzero(kept[table.prompt_index])
     if rows.size == 0:
@@ -288,9 +293,12 @@ def fit_linear_difficulty(
     difficulties, abilities = fit_rasch(prompt_index.ravel(), model_index.ravel(), table.scores[rows])
     weights, bias = _ridge(features[prompts].astype(np.float64), difficulties, blocks)
     return LinearDifficulty(
-        weights=weights, bias=bias, n_prompts=prompts.size,
-        abilities={table.models[model]: round(float(ability), 4)
-                   for model, ability in zip(models, abilities, strict=True)},
+        weights=weights,
+        bias=bias,
+        n_prompts=prompts.size,
+        abilities={
+            table.models[model]: round(float(ability), 4) for model, ability in zip(models, abilities, strict=True)
+        },
     )
 
 
@@ -302,8 +310,9 @@ def fit_platt(difficulties: ArrayLike, strong_wins: ArrayLike) -> tuple[float, f
     """
     x, y = np.asarray(difficulties, dtype=np.float64), np.asarray(strong_wins, dtype=np.float64)
     if not 0 < y.sum() < y.size:
-        raise DataError(f"{y.size} labels with {int(y.sum())} strong wins cannot be calibrated on; both outcomes "
-                        "must occur")
+        raise DataError(
+            f"{y.size} labels with {int(y.sum())} strong wins cannot be calibrated on; both outcomes must occur"
+        )
     design = np.column_stack([x, np.ones_like(x)])
     theta = np.array([0.0, np.log(y.mean() / (1 - y.mean()))])
     for _ in range(100):
@@ -315,8 +324,10 @@ def fit_platt(difficulties: ArrayLike, strong_wins: ArrayLike) -> tuple[float, f
             break
     slope, intercept = float(theta[0]), float(theta[1])
     if slope <= 0:
-        raise DataError(f"on held-out prompts the strong model does not win more often on harder ones (slope "
-                        f"{slope:.3g}): these labels, or these scores, cannot make a router by difficulty")
+        raise DataError(
+            f"on held-out prompts the strong model does not win more often on harder ones (slope "
+            f"{slope:.3g}): these labels, or these scores, cannot make a router by difficulty"
+        )
     return slope, intercept
 
 
@@ -371,8 +382,9 @@ def fit_difficulty(
         without = {source for source, fold in fold_of.items() if fold in left_out}
         return fit_linear_difficulty(table, features, blocks=blocks, without=without | set(not_fitted))
 
-    def predicted(models: Sequence[LinearDifficulty], folds: NDArray[np.int_], of: NDArray[np.float32],
-                  whole: LinearDifficulty) -> NDArray[np.float64]:
+    def predicted(
+        models: Sequence[LinearDifficulty], folds: NDArray[np.int_], of: NDArray[np.float32], whole: LinearDifficulty
+    ) -> NDArray[np.float64]:
         # rows of sources outside the table (fold -1) are held out from every fit already
         result = whole.predict(of)
         for fold, model in enumerate(models):
@@ -395,28 +407,41 @@ def fit_difficulty(
         base_rates[test] = wins[rest].mean()
     seen = np.isfinite(win_rates)
 
-    sample = np.concatenate([
-        rng.permutation(np.flatnonzero(sources == source))[:sample_per_source] for source in np.unique(sources)
-    ])
+    sample = np.concatenate(
+        [rng.permutation(np.flatnonzero(sources == source))[:sample_per_source] for source in np.unique(sources)]
+    )
     router = DifficultyRouter(
-        encoder=encoder, weights=final.weights.astype(np.float32), bias=final.bias, slope=slope, intercept=intercept,
-        abilities=final.abilities, name=name,
+        encoder=encoder,
+        weights=final.weights.astype(np.float32),
+        bias=final.bias,
+        slope=slope,
+        intercept=intercept,
+        abilities=final.abilities,
+        name=name,
         calibration=Calibration.from_win_rates(
-            sigmoid(slope * out_of_fold[sample] + intercept), strong_share=strong_share,
+            sigmoid(slope * out_of_fold[sample] + intercept),
+            strong_share=strong_share,
             source=f"{sample.size} prompts of {np.unique(sources).size} training sources, at most {sample_per_source} "
-                   "of each, scored by fits that had not seen their source",
+            "of each, scored by fits that had not seen their source",
         ),
     )
     return DifficultyFit(
-        router=router, out_of_fold=out_of_fold, fold_of=fold_of,
-        held_out=HeldOutCalibration(win_rates=win_rates[seen], base_rates=base_rates[seen], strong_wins=wins[seen],
-                                    sources=np.array(labels.sources)[seen]),
+        router=router,
+        out_of_fold=out_of_fold,
+        fold_of=fold_of,
+        held_out=HeldOutCalibration(
+            win_rates=win_rates[seen],
+            base_rates=base_rates[seen],
+            strong_wins=wins[seen],
+            sources=np.array(labels.sources)[seen],
+        ),
     )
 
 
 def _encode(encoder: Encoder, prompts: Sequence[str]) -> NDArray[np.float32]:
-    parts = [encoder.encode(prompts[start : start + _ENCODED_AT_ONCE])
-             for start in range(0, len(prompts), _ENCODED_AT_ONCE)]
+    parts = [
+        encoder.encode(prompts[start : start + _ENCODED_AT_ONCE]) for start in range(0, len(prompts), _ENCODED_AT_ONCE)
+    ]
     return np.concatenate(parts) if parts else encoder.encode([])
 
 
@@ -424,8 +449,10 @@ def _folds(sources: NDArray[np.str_], n_folds: int) -> dict[str, int]:
     """Whole sources to folds of about equal size: the largest first, each to the smallest fold so far."""
     names, counts = np.unique(sources, return_counts=True)
     if n_folds < 3 or names.size < n_folds:
-        raise DataError(f"{names.size} sources cannot be parted into {n_folds} folds; at least 3 folds and as many "
-                        "sources are needed, so that one can be held out from the fit and one from the calibration")
+        raise DataError(
+            f"{names.size} sources cannot be parted into {n_folds} folds; at least 3 folds and as many "
+            "sources are needed, so that one can be held out from the fit and one from the calibration"
+        )
     sizes = np.zeros(n_folds)
     fold_of = {}
     for position in np.lexsort((names, -counts)):
