@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -25,6 +26,12 @@ def loopback(socket_enabled: None) -> Iterator[LoopbackOpenAI]:
             yield server
     finally:
         pytest_socket._remove_restrictions()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _no_implicit_event_loop() -> None:
+    """After one run, asyncio makes no loop unasked; LlamaIndex would leave such a one open, which is a warning."""
+    asyncio.run(asyncio.sleep(0))
 
 
 @pytest.fixture(scope="session")

@@ -67,8 +67,12 @@ class StaticEncoder(Encoder):
         # call, which another thread's call must not see
         tokens = self._tokenize(clean_and_cut(texts, self.max_characters))
         vectors = np.zeros((len(texts), self.dim), dtype=np.float32)
-        for rows, ids in _of_equal_length(tokens):
-            vectors[rows] = self._table[ids].mean(axis=1)
+        if len(texts) == 1:  # the call that people wait for; sorting by length would cost as much as the look-up
+            if tokens[0]:
+                vectors[0] = self._table.take(tokens[0], axis=0).mean(axis=0)
+        else:
+            for rows, ids in _of_equal_length(tokens):
+                vectors[rows] = self._table[ids].mean(axis=1)
         if self._unit_length:
             norms = np.linalg.norm(vectors, axis=1, keepdims=True)
             vectors /= np.where(norms > 0, norms, 1.0)

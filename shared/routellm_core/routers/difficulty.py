@@ -62,6 +62,7 @@ class DifficultyRouter(Router):
         self.weights = np.asarray(weights, dtype=np.float32)
         self.bias, self.slope, self.intercept = float(bias), float(slope), float(intercept)
         self.abilities = dict(abilities or {})
+        self._weights = self.weights.astype(np.float64)  # the product is taken in double precision
         if self.weights.shape != (encoder.dim,):
             raise ConfigurationError(
                 f"weights have shape {self.weights.shape}, but encoder {encoder.name!r} gives "
@@ -80,7 +81,7 @@ class DifficultyRouter(Router):
             DataError: An element is not a str.
             EncoderError: The encoder failed.
         """
-        difficulties: NDArray[np.float64] = self.encoder.encode(prompts).astype(np.float64) @ self.weights + self.bias
+        difficulties: NDArray[np.float64] = self.encoder.encode(prompts) @ self._weights + self.bias
         return difficulties
 
     def _score(self, prompts: list[str]) -> NDArray[np.float64]:
