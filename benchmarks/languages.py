@@ -64,9 +64,9 @@ def main() -> None:
             *table(),
             "",
             f"Measured on {date.today()} by `python benchmarks/languages.py`: six easy and six "
-            "hard prompts of our own in each language (benchmarks/data/multilingual.jsonl). In every language the hard ones "
-            "are also the longer ones, so this shows that length, numbers and marks count as in English; it does not "
-            "show that subject or wording is understood.",
+            "hard prompts of our own in each language (benchmarks/data/multilingual.jsonl). In every language the "
+            "hard ones are also the longer ones, so this shows that length, numbers and marks count as in English; it "
+            "does not show that subject or wording is understood.",
         ]
     )
     print(text)

@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import local_model
+
 from routellm_core import Decision, Router, collect_decisions, load_router
 from routellm_core.errors import RouteLLMError
 from routellm_core.prices import cost_usd
@@ -98,7 +100,6 @@ def _begin(text: str, length: int) -> str:
 
 def run_langchain(router: Router) -> tuple[list[Call], Backends]:
     """A chain: prompt | ChatRouteLLM | parser."""
-    import local_model
     from langchain_core.callbacks import get_usage_metadata_callback
     from langchain_core.output_parsers import StrOutputParser
     from langchain_core.prompts import ChatPromptTemplate
@@ -125,24 +126,24 @@ def run_langchain(router: Router) -> tuple[list[Call], Backends]:
 
 def run_llamaindex(router: Router) -> tuple[list[Call], Backends]:
     """A query engine over three documents; the question is scored, not the context around it."""
-    import local_model
-    from llama_index.core import SimpleDirectoryReader, VectorStoreIndex
+    from llama_index.core import PromptTemplate, SimpleDirectoryReader, VectorStoreIndex
     from llama_index.core.callbacks import CallbackManager, TokenCountingHandler
     from llama_index.core.node_parser import SentenceSplitter
 
     from llamaindex_routellm import RouteLLM
 
     backends = choose(local_model.llamaindex_backend)
-    # real endpoints report their own usage in the events; for a local model its tokenizer counts
-    local = {} if isinstance(backends.weak, str) else {"tokenizer": local_model.load()[1].encode}
-    counter = TokenCountingHandler(**local)
+    is_local = not isinstance(backends.weak, str)
+    # real endpoints report their usage in the events; for the local model its own tokenizer counts
+    counter = TokenCountingHandler(tokenizer=local_model.load()[1].encode if is_local else None)
     llm = RouteLLM(strong=backends.strong, weak=backends.weak, router=router)
     index = VectorStoreIndex.from_documents(
         SimpleDirectoryReader(str(HERE / "documents")).load_data(),
         transformations=[SentenceSplitter(chunk_size=200, chunk_overlap=0)],
         embed_model=static_embedding(router),
     )
-    engine = index.as_query_engine(llm=llm, similarity_top_k=2)
+    template = PromptTemplate("{context_str}\n\nAnswer from the text above, in one sentence: {query_str}")
+    engine = index.as_query_engine(llm=llm, similarity_top_k=2, text_qa_template=template)
     llm.callback_manager = CallbackManager([counter])
     print("\n== LlamaIndex: query engine over examples/documents ==")
     calls = []
@@ -150,7 +151,9 @@ def run_llamaindex(router: Router) -> tuple[list[Call], Backends]:
         counter.reset_counts()
         with collect_decisions() as decisions:
             answer = str(engine.query(question))
-        tokens = (counter.prompt_llm_token_count, counter.completion_llm_token_count)
+        # HuggingFaceLLM reports a chat twice: as the chat, and as the completion it makes of it
+        events = counter.llm_token_counts[1::2] if is_local else counter.llm_token_counts
+        tokens = (sum(e.prompt_token_count for e in events), sum(e.completion_token_count for e in events))
         calls.append(Call(decisions[-1], *tokens))
         show(question, answer, calls[-1], backends)
     return calls, backends
@@ -198,8 +201,6 @@ def bill(calls: list[Call], backends: Backends) -> None:
 
 
 def _local_name() -> str:
-    import local_model
-
     return local_model.NAME
 
 

@@ -8,6 +8,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+os.environ.setdefault("TQDM_DISABLE", "1")  # read when tqdm is imported; unpacking the weights would draw a bar
+
 NAME = "SmolLM2-135M-Instruct"
 MAX_NEW_TOKENS = 48
 
@@ -15,7 +17,6 @@ MAX_NEW_TOKENS = 48
 @cache
 def load() -> tuple[Any, Any]:
     """The model and its tokenizer, loaded once."""
-    os.environ.setdefault("TQDM_DISABLE", "1")  # unpacking the weights would draw a bar into the output
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
     from transformers.utils import logging
@@ -45,7 +46,6 @@ def langchain_backend() -> Any:
     model.generation_config = GenerationConfig(
         max_new_tokens=MAX_NEW_TOKENS,
         do_sample=False,
-        repetition_penalty=1.1,
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.eos_token_id,
     )

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -54,6 +55,26 @@ class TestStatic(EncoderContract):
 
     def make(self):
         return StaticEncoder(self.folder)
+
+    def test_many_threads_get_what_one_gets(self):
+        encoder = self.make()
+        texts = [f"what is {i} of the capital" for i in range(400)]
+        expected = encoder.encode(texts)
+        with ThreadPoolExecutor(8) as pool:
+            found = np.concatenate(list(pool.map(lambda text: encoder.encode([text]), texts)))
+        np.testing.assert_allclose(found, expected, atol=1e-6)
+
+    def test_the_end_of_a_long_text_counts(self):
+        beginning = "what is the capital of france " * 100  # well over 512 tokens
+        one, other = self.make().encode([beginning + "sheep", beginning + "prove"])
+        assert not np.array_equal(one, other)
+
+    def test_vectors_are_the_librarys_own(self):
+        from model2vec import StaticModel
+
+        texts = ["what is the capital of france?", "zzz prove", "hi"]
+        library = StaticModel.from_pretrained(self.folder).encode(texts)
+        np.testing.assert_allclose(self.make().encode(texts), library, atol=1e-6)
 
     def test_another_weight_is_another_digest(self, tmp_path):
         changed = shutil.copytree(self.folder, tmp_path / "copy")

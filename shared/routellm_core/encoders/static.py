@@ -74,8 +74,8 @@ class StaticEncoder(Encoder):
             for rows, ids in _of_equal_length(tokens):
                 vectors[rows] = self._table[ids].mean(axis=1)
         if self._unit_length:
-            norms = np.linalg.norm(vectors, axis=1, keepdims=True)
-            vectors /= np.where(norms > 0, norms, 1.0)
+            norms = np.sqrt(np.einsum("ij,ij->i", vectors, vectors))
+            vectors /= np.maximum(norms, np.finfo(np.float32).tiny)[:, None]  # a text without tokens stays zero
         return vectors
 
     def save_files(self, folder: Path) -> None:
