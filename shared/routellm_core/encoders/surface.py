@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, ClassVar
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar, NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,22 +14,6 @@ from routellm_core.errors import ConfigurationError
 from routellm_core.persistence import digest_of
 
 __all__ = ["SURFACE_FEATURES", "SurfaceEncoder"]
-
-SURFACE_FEATURES = (
-    "log_stem_characters",  # length without a block of answer options: their number must not decide
-    "log_numbers",  # runs of digits
-    "log_marks",  # characters of mathematics, LaTeX and code
-    "log_lines",  # line breaks, those before answer options not counted
-    "log_commas",
-    "log_questions",  # question marks
-    "log_options",  # answer options "A. ", "B) ", "(C) ", each on its own line; 0 or at least 2
-    "log_words_per_sentence",
-    "mean_word_length",  # characters, at most 20
-    "digits_per_number",  # at most 10
-    "upper_share",  # of all characters, 0..1
-    "non_ascii_share",  # of all characters, 0..1
-)
-"""Names of the features in their order; `log_` is log(1 + n), so that an absent thing is 0."""
 
 _VERSION = "1"  # part of the digest; change it with anything that changes a vector
 _BLOCK_CHARACTERS = 1 << 20  # bounds the memory of one pass: a few arrays of this many 8-byte numbers
@@ -70,7 +54,7 @@ def _class_table() -> NDArray[np.uint8]:
 
 
 def _count_matrix() -> NDArray[np.float64]:
-    """Shape (_PAIRS, 11): what a pair (previous class, class) adds to each count that `_features` unpacks."""
+    """Shape (_PAIRS, 11): what a pair (previous class, class) adds to the first eleven fields of `_Counts`."""
     matrix = np.zeros((_CLASSES, _CLASSES, 11))
     word = np.isin(np.arange(_CLASSES), _WORD)
     matrix[:, _DIGIT, 0] = 1
@@ -90,6 +74,56 @@ def _count_matrix() -> NDArray[np.float64]:
 
 _CLASS_OF = _class_table()
 _COUNTS_OF = _count_matrix()
+
+Numbers: TypeAlias = NDArray[Any]
+
+
+class _Counts(NamedTuple):
+    """What was counted in each text; every field has shape (number of texts,)."""
+
+    digits: Numbers
+    numbers: Numbers
+    marks: Numbers
+    breaks: Numbers
+    commas: Numbers
+    questions: Numbers
+    upper: Numbers
+    foreign: Numbers
+    words: Numbers
+    letters: Numbers
+    stops: Numbers
+    lengths: Numbers
+    options: Numbers
+    option_characters: Numbers
+
+
+_FORMULAS: dict[str, Callable[[_Counts], Numbers]] = {
+    # length without a block of answer options: their number must not decide
+    "log_stem_characters": lambda c: np.log1p(c.lengths - c.option_characters),
+    # runs of digits
+    "log_numbers": lambda c: np.log1p(c.numbers),
+    # characters of mathematics, LaTeX and code
+    "log_marks": lambda c: np.log1p(c.marks),
+    # line breaks, those before answer options not counted
+    "log_lines": lambda c: np.log1p(np.maximum(c.breaks - 1 - c.options, 0)),
+    "log_commas": lambda c: np.log1p(c.commas),
+    # question marks
+    "log_questions": lambda c: np.log1p(c.questions),
+    # answer options "A. ", "B) ", "(C) ", each on its own line; 0 or at least 2
+    "log_options": lambda c: np.log1p(c.options),
+    "log_words_per_sentence": lambda c: np.log1p(c.words / np.maximum(c.stops, 1)),
+    # characters, at most 20
+    "mean_word_length": lambda c: np.minimum(c.letters / np.maximum(c.words, 1), _MAX_WORD),
+    # at most 10
+    "digits_per_number": lambda c: np.minimum(c.digits / np.maximum(c.numbers, 1), _MAX_DIGITS),
+    # of all characters, 0..1
+    "upper_share": lambda c: c.upper / np.maximum(c.lengths, 1),
+    # of all characters, 0..1
+    "non_ascii_share": lambda c: c.foreign / np.maximum(c.lengths, 1),
+}
+
+SURFACE_FEATURES = tuple(_FORMULAS)
+"""Names of the features in their order; `log_` is log(1 + n), so that an absent thing is 0."""
 
 
 class SurfaceEncoder(Encoder):
@@ -120,7 +154,7 @@ class SurfaceEncoder(Encoder):
             raise ConfigurationError(f"max_characters must be at least 2, got {max_characters}")
         self.features = tuple(features)
         self.max_characters = int(max_characters)
-        self._columns = [SURFACE_FEATURES.index(name) for name in self.features]
+        self._formulas = [_FORMULAS[name] for name in self.features]
 
     @property
     def dim(self) -> int:
@@ -136,18 +170,23 @@ class SurfaceEncoder(Encoder):
     def _encode(self, texts: list[str]) -> NDArray[np.float32]:
         cut = clean_and_cut(texts, self.max_characters)
         lengths = np.fromiter(map(len, cut), dtype=np.int64, count=len(cut))
+        vectors = np.empty((len(cut), self.dim), dtype=np.float32)
         if len(cut) == 1:
-            return _features(cut, lengths)[:, self._columns]
+            self._fill(vectors, cut, lengths)
+            return vectors
         block_of = np.cumsum(lengths + 1) // _BLOCK_CHARACTERS
         starts = np.flatnonzero(np.diff(block_of, prepend=-1))
-        vectors = np.empty((len(cut), len(SURFACE_FEATURES)), dtype=np.float32)
         for start, stop in zip(starts, [*starts[1:], len(cut)], strict=True):
-            vectors[start:stop] = _features(cut[start:stop], lengths[start:stop])
-        return vectors[:, self._columns]
+            self._fill(vectors[start:stop], cut[start:stop], lengths[start:stop])
+        return vectors
+
+    def _fill(self, vectors: NDArray[np.float32], texts: list[str], lengths: NDArray[np.int64]) -> None:
+        counts = _counted(texts, lengths)
+        for column, formula in enumerate(self._formulas):
+            vectors[:, column] = formula(counts)
 
 
-def _features(texts: list[str], lengths: NDArray[np.int64]) -> NDArray[np.float32]:
-    """All of `SURFACE_FEATURES`; shape (len(texts), len(SURFACE_FEATURES))."""
+def _counted(texts: list[str], lengths: NDArray[np.int64]) -> _Counts:
     n = len(texts)
     # a line break before each text and after the last: every text begins a line, and no pair of
     # neighbours joins two texts. Surrogates were replaced when the texts were cleaned.
@@ -160,23 +199,7 @@ def _features(texts: list[str], lengths: NDArray[np.int64]) -> NDArray[np.float3
     else:
         row = np.repeat(np.arange(n, dtype=np.int64) * _PAIRS, lengths + 1)
         histogram = np.bincount(pairs + row, minlength=n * _PAIRS).reshape(n, _PAIRS)
-    options, option_characters = _options(points, pairs, histogram, lengths)
-    digits, numbers, marks, breaks, commas, questions, upper, foreign, words, letters, stops = (
-        histogram @ _COUNTS_OF
-    ).T
-    out = np.empty((n, len(SURFACE_FEATURES)), dtype=np.float32)
-    lines = np.maximum(breaks - 1 - options, 0)
-    stem, sentence = lengths - option_characters, words / np.maximum(stops, 1)
-    logs = (stem, numbers, marks, lines, commas, questions, options, sentence)
-    for column, values in enumerate(logs):
-        out[:, column] = values
-    np.log1p(out[:, :8], out=out[:, :8])
-    out[:, 8] = np.minimum(letters / np.maximum(words, 1), _MAX_WORD)
-    out[:, 9] = np.minimum(digits / np.maximum(numbers, 1), _MAX_DIGITS)
-    characters = np.maximum(lengths, 1)
-    out[:, 10] = upper / characters
-    out[:, 11] = foreign / characters
-    return out
+    return _Counts._make((*(histogram @ _COUNTS_OF).T, lengths, *_options(points, pairs, histogram, lengths)))
 
 
 def _options(
