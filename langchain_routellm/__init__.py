@@ -21,6 +21,9 @@ def __getattr__(name: str) -> Any:
     import importlib
 
     if name in _NAMES:
+        from routellm_core._lazy import need
+
+        need("langchain_core", extra="langchain", why="langchain_routellm")
         value = getattr(importlib.import_module(_NAMES[name]), name)
         globals()[name] = value
         return value

@@ -10,11 +10,15 @@ from langchain_core.runnables import RunnableConfig
 from langchain_core.runnables.config import ensure_config
 
 from langchain_routellm._record import PREFIX
+from routellm_core.errors import ConfigurationError
 
 __all__ = ["DECISION", "for_child", "split", "with_defaults"]
 
 DECISION = "__routellm_decision"
 """A batch's decision on its way to the item; langchain keeps keys with "__" out of traces."""
+
+
+_SETTINGS = (PREFIX + "route", PREFIX + "threshold", PREFIX + "stickiness")
 
 
 def with_defaults(config: RunnableConfig | None, own: RunnableConfig) -> RunnableConfig:
@@ -45,8 +49,15 @@ def _joined_callbacks(own: Any, given: Any) -> Any:
 
 
 def split(config: RunnableConfig, kwargs: dict[str, Any]) -> tuple[Mapping[str, Any], dict[str, Any]]:
-    """This call's settings, and its arguments without `model=`, which names a route."""
+    """This call's settings, and its arguments without `model=`, which names a route.
+
+    Raises:
+        ConfigurationError: A `routellm_` setting that does not exist; ignored, it would look obeyed.
+    """
     settings: Mapping[str, Any] = config.get("configurable") or {}
+    for name in settings:
+        if name.startswith(PREFIX) and name not in _SETTINGS:
+            raise ConfigurationError(f"unknown setting {name!r}; the settings of a call are {', '.join(_SETTINGS)}")
     if "model" not in kwargs:
         return settings, kwargs
     rest = {name: value for name, value in kwargs.items() if name != "model"}

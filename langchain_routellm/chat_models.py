@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import difflib
 import warnings
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -34,6 +35,7 @@ from routellm_core.types import Fallback, OnError, Stickiness
 
 __all__ = ["ChatRouteLLM"]
 
+_OPTIONS = (*POLICY_DEFAULTS, "strong", "weak", "models", "policy", "text", "normalize_history", "profile")
 _PASSED_DOWN = {"output_version": None, "disable_streaming": False}  # behaviour of the call: the backends need it
 
 
@@ -86,16 +88,17 @@ class ChatRouteLLM(BaseChatModel):
         ('a proof', 'strong')
     """
 
-    models: dict[str, BaseChatModel | str] = Field(default_factory=dict)
-    router: Any = Field(default="default", exclude=True)
-    threshold: Any = None
-    strong_share: float | None = None
-    policy: Any = Field(default=None, exclude=True, repr=False)
+    # frozen: what decides is made from them once, and would not follow an assignment; model_copy() does
+    models: dict[str, BaseChatModel | str] = Field(default_factory=dict, frozen=True)
+    router: Any = Field(default="default", exclude=True, frozen=True)
+    threshold: Any = Field(default=None, frozen=True)
+    strong_share: float | None = Field(default=None, frozen=True)
+    policy: Any = Field(default=None, exclude=True, repr=False, frozen=True)
     text: Callable[..., Any] | None = Field(default=None, exclude=True)
-    stickiness: Stickiness = "tool_loop"
-    fallback: Fallback = "none"
-    on_error: OnError = "strong"
-    router_timeout_s: float | None = None
+    stickiness: Stickiness = Field(default="tool_loop", frozen=True)
+    fallback: Fallback = Field(default="none", frozen=True)
+    on_error: OnError = Field(default="strong", frozen=True)
+    router_timeout_s: float | None = Field(default=None, frozen=True)
     normalize_history: bool = True
 
     model_config = ConfigDict(arbitrary_types_allowed=True)
@@ -136,6 +139,10 @@ class ChatRouteLLM(BaseChatModel):
         }
         decides = policy_from(policy, tuple(routes), options)
         unknown = sorted(set(kwargs) - set(type(self).model_fields))
+        for name in unknown:
+            meant = difflib.get_close_matches(name, _OPTIONS, n=1, cutoff=0.75)
+            if meant:  # a misspelled option would route by the default, and nobody would know
+                raise ConfigurationError(f"{type(self).__name__} has no argument {name!r}; did you mean {meant[0]!r}?")
         if unknown:
             warnings.warn(
                 f"{type(self).__name__} ignores {', '.join(unknown)}: set what concerns the answer on its backends",

@@ -59,16 +59,21 @@ def make_llm(spec: str) -> LLM:
 
     Raises:
         MissingExtraError: The provider's integration package is not installed.
+        ConfigurationError: The provider refuses, for want of a key for example.
     """
     provider, _, model = spec.partition(":")
     base_url = os.environ.get("OPENAI_BASE_URL")
+    arguments: dict[str, Any] = {"model": model}
     if provider == "openai" and base_url:
-        llm: LLM = _load(_COMPATIBLE, spec)(**_compatible(model, base_url))
-        return llm
-    if provider in PROVIDERS.table:
-        llm = _load(PROVIDERS.table[provider], spec)(model=model)
+        cls, arguments = _load(_COMPATIBLE, spec), _compatible(model, base_url)
+    elif provider in PROVIDERS.table:
+        cls = _load(PROVIDERS.table[provider], spec)
     else:
-        llm = PROVIDERS.load(provider)(model=model)
+        cls = PROVIDERS.load(provider)
+    try:
+        llm: LLM = cls(**arguments)
+    except Exception as error:  # a missing key, for example
+        raise ConfigurationError(f"the backend {spec!r} cannot be made: {type(error).__name__}: {error}") from error
     return llm
 
 

@@ -51,16 +51,16 @@ def scored_text(messages: Sequence[ChatMessage], text: TextFunction | None) -> s
     """What stands for these messages: the scope's question, the caller's choice, or the task.
 
     Raises:
-        ConfigurationError: The caller's function returned something else than a str.
+        ConfigurationError: The caller's function returned something else than a str or None.
     """
     scope = current_query()
     if scope is not None:
         return scope
     if text is not None:
         chosen = text(messages)
-        if not isinstance(chosen, str):
-            raise ConfigurationError(f"text= must return a str, got {type(chosen).__name__}")
-        return chosen
+        if chosen is not None and not isinstance(chosen, str):
+            raise ConfigurationError(f"text= must return a str or None, got {type(chosen).__name__}")
+        return chosen or ""
     task = routing_text(task_messages(messages))
     if task:
         return task

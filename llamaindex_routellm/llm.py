@@ -179,7 +179,8 @@ class RouteLLM(FunctionCallingLLM):
 
     # The base class drops what cannot be pickled and breaks on loading; this fails where the cause is.
     def __getstate__(self) -> dict[Any, Any]:
-        return {"models": self.models, "policy": self.policy, "text": self.text}
+        shared = {"pydantic_program_mode": self.pydantic_program_mode}
+        return {"models": self.models, "policy": self.policy, "text": self.text, **shared}
 
     def __setstate__(self, state: dict[Any, Any]) -> None:
         RouteLLM.__init__(self, **state)
@@ -187,6 +188,14 @@ class RouteLLM(FunctionCallingLLM):
     def __deepcopy__(self, memo: dict[int, Any] | None = None) -> RouteLLM:
         clone = type(self).__new__(type(self))
         clone.__setstate__(copy.deepcopy(self.__getstate__(), memo))
+        return clone
+
+    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> RouteLLM:
+        """A copy that routes by the updated `models`, `policy` or `text`."""
+        clone = super().model_copy(update=update, deep=deep)
+        if not deep:
+            clone._backends = Backends(clone.models)
+            clone._caller = Caller(policy_from(clone.policy, tuple(clone.models), {}), clone._backends)
         return clone
 
     # -- questions

@@ -1,9 +1,14 @@
 """The Python in the README and the docs runs as written, page by page, in an empty folder."""
 
+import inspect
 import re
 from pathlib import Path
 
 import pytest
+
+from routellm_core import _lazy
+from routellm_core.routers import ROUTERS
+from routellm_core.testing import RouterContract
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -23,6 +28,15 @@ def test_the_python_of_a_page_runs(page, loopback, tmp_path, monkeypatch):
         # blank lines in front, so that a failure points at the page's own line
         above = "\n" * text[: fence.start(1)].count("\n")
         exec(compile(above + fence.group(1), str(page), "exec"), namespace)
+    contracts = [c for c in namespace.values() if isinstance(c, type) and RouterContract in c.__mro__[1:]]
+    assert bool(contracts) == (page.name == "extending.md")
+    for contract in contracts:
+        router = contract().make()
+        monkeypatch.setitem(ROUTERS.table, router.kind, "page:Router")  # as its registration would
+        monkeypatch.setattr(_lazy, "load", lambda target, router=router: type(router))
+        for name in [n for n in dir(contract) if n.startswith("test_")]:
+            test = getattr(contract(), name)
+            test(*([tmp_path / name] if "tmp_path" in inspect.signature(test).parameters else []))
     if page.name == "README.md":
         models = {request["model"] for request in loopback.requests}
         assert models == {"gpt-4.1", "gpt-4.1-mini"}, "the README's calls did not reach both backends"

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
+import secrets
 import shutil
-import tempfile
+import stat
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -35,6 +37,7 @@ __all__ = [
 FORMAT = 1  # raised when an older version could not read the folder any more
 CONFIG = "config.json"
 TENSORS = "model.safetensors"
+_OURS = (CONFIG, TENSORS, "encoder")
 _REPLACED = ".replaced"  # suffix of the previous folder while a new one takes its name
 
 
@@ -49,18 +52,29 @@ def digest_of(*parts: bytes | str) -> str:
 
 
 def write_bytes(path: Path, content: bytes) -> None:
-    """Write a file so that a reader sees the old content or the new, never a part."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    """Write a file so that a reader sees the old content or the new, never a part.
+
+    A link is followed and an existing file keeps its mode.
+
+    Raises:
+        OSError: The folder is missing or not writable, or something other than a file is there.
+    """
+    path = Path(os.path.realpath(path))
+    if path.exists() and not path.is_file():
+        raise OSError(errno.EINVAL, "not a regular file", str(path))
+    temporary = _beside(path)
+    # created like any file, so that the kernel applies the umask; asking for the umask would change it
+    handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
     try:
         with os.fdopen(handle, "wb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(temporary, 0o666 & ~_umask())  # mkstemp makes files that only their owner reads
+        if path.exists():
+            os.chmod(temporary, stat.S_IMODE(path.stat().st_mode))
         os.replace(temporary, path)
     except BaseException:
-        Path(temporary).unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
         raise
 
 
@@ -83,12 +97,12 @@ def read_config(folder: Path) -> dict[str, Any]:
         previous = folder.with_name(folder.name + _REPLACED)
         hint = f"; an interrupted save left the previous one in {previous}: rename it back" if previous.is_dir() else ""
         raise RouterFormatError(f"no {CONFIG} in {folder}, so there is nothing to load{hint}") from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise RouterFormatError(f"{path} cannot be read: {error}") from error
     if not isinstance(config, dict):
         raise RouterFormatError(f"{path} must hold a JSON object, not {type(config).__name__}")
     version = config.get("format")
-    if not isinstance(version, int) or version > FORMAT or version < 1:
+    if not isinstance(version, int) or isinstance(version, bool) or version > FORMAT or version < 1:
         raise RouterFormatError(
             f"{path} has format {version!r}; this version reads formats 1 to {FORMAT}. "
             "If it is newer, upgrade routellm-integrations"
@@ -128,24 +142,32 @@ def read_tensors(folder: Path, sha256: str | None = None) -> dict[str, NDArray[A
 
 
 def replace_folder(folder: Path, fill: Callable[[Path], None]) -> None:
-    """Make `folder` hold what `fill` writes, whole or not at all.
+    """Make `folder` hold what `fill` writes, whole or not at all, also when the process is killed.
 
-    `fill` gets a temporary folder beside it, which is renamed when complete. An existing folder
-    is replaced only if it is empty or holds a config.json of ours.
+    `fill` gets a temporary folder beside it, which is renamed when complete. Files in the folder that are
+    no part of a router (a README, say) stay. Only one process may save to a folder at a time.
 
     Raises:
-        ConfigurationError: Something else is there already.
+        ConfigurationError: The path cannot be a folder, or holds something that is no saved router.
     """
-    folder = Path(os.path.abspath(folder))
-    if folder.exists() and not (folder.is_dir() and (not any(folder.iterdir()) or (folder / CONFIG).is_file())):
-        raise ConfigurationError(f"{folder} exists and does not hold a saved router; give another path")
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    try:
+        folder = Path(os.path.realpath(folder))
+        if folder.exists() and not _may_be_replaced(folder):
+            raise ConfigurationError(f"{folder} exists and does not hold a saved router; give another path")
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        temporary = _beside(folder)
+        temporary.mkdir()
+    except (ValueError, FileExistsError, NotADirectoryError) as error:
+        if isinstance(error, ConfigurationError):
+            raise
+        raise ConfigurationError(f"{str(folder)!r} cannot be a folder: {error}") from error
     previous = folder.with_name(folder.name + _REPLACED)
     try:
         fill(temporary)
-        os.chmod(temporary, 0o777 & ~_umask())
         if folder.exists():
+            for other in folder.iterdir():
+                if other.name not in _OURS:
+                    _copy(other, temporary / other.name)
             shutil.rmtree(previous, ignore_errors=True)
             os.rename(folder, previous)
         try:
@@ -160,7 +182,25 @@ def replace_folder(folder: Path, fill: Callable[[Path], None]) -> None:
     shutil.rmtree(previous, ignore_errors=True)
 
 
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
+def _may_be_replaced(folder: Path) -> bool:
+    """Whether it is empty or holds a router of ours; a config.json alone is no sign, others have one too."""
+    if not folder.is_dir():
+        return False
+    if not any(folder.iterdir()):
+        return True
+    try:
+        config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return False
+    return isinstance(config, dict) and {"format", "kind", "settings", "tensors_sha256"} <= config.keys()
+
+
+def _copy(source: Path, target: Path) -> None:
+    if source.is_dir() and not source.is_symlink():
+        shutil.copytree(source, target, symlinks=True)
+    else:
+        shutil.copy2(source, target, follow_symlinks=False)
+
+
+def _beside(path: Path) -> Path:
+    return path.with_name(f".{path.name}.{secrets.token_hex(4)}")

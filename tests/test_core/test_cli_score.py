@@ -104,6 +104,9 @@ BAD = {
     "empty file": (b"\n", "no prompts in it"),
     "binary": (b'{"prompt": "a"}\n\x00\x01', "line 2: holds a NUL byte"),
     "latin-1": (b'{"prompt": "a"}\n{"prompt": "caf\xe9"}', "line 2: not UTF-8"),
+    "a result again": (b'{"prompt": "a", "win_rate": 0.5}', "line 1: there is a field 'win_rate' already"),
+    "NaN": (b'{"prompt": "a", "x": NaN}', "line 1: not JSON: NaN is no JSON value"),
+    "infinity": (b'{"prompt": "a", "x": 1e400}', "line 1: not JSON: 1e400 is too large"),
     "endless nesting": (b'{"prompt":' + b"[" * 200_000, "line 1: not JSON"),
 }
 
@@ -123,6 +126,45 @@ def test_bad_input_is_one_line_with_file_and_line_and_nothing_written(tmp_path, 
     assert sorted(os.listdir(tmp_path)) == ["in.jsonl", "out.jsonl"]
 
 
+@pytest.mark.parametrize("name", ["in.csv", "in.json", "IN.PARQUET"])
+def test_other_formats_are_not_taken_for_plain_lines(tmp_path, name):
+    done = run("--file", write(tmp_path, name, b"prompt\nhi\n"))
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "give JSONL" in done.stderr
+
+
+def test_output_follows_links_keeps_modes_and_leaves_special_files_alone(tmp_path):
+    real = write(tmp_path, "real.jsonl", b"old")
+    real.chmod(0o600)
+    (tmp_path / "link").symlink_to(real)
+    os.mkfifo(tmp_path / "fifo")
+    assert run("hi", "--output", tmp_path / "link").returncode == 0
+    assert rows(real.read_text())[0]["prompt"] == "hi"
+    assert (tmp_path / "link").is_symlink()
+    assert real.stat().st_mode & 0o777 == 0o600
+    for special in ("fifo", "no/such/folder/out.jsonl"):
+        done = run("hi", "--output", tmp_path / special)
+        assert (done.returncode, done.stdout) == (2, "")
+        assert "cannot write" in done.stderr
+    assert (tmp_path / "fifo").is_fifo()
+    assert sorted(os.listdir(tmp_path)) == ["fifo", "link", "real.jsonl"]
+
+
+def test_a_dash_as_output_is_standard_output():
+    assert rows(run("hi", "--output", "-").stdout)[0]["prompt"] == "hi"
+
+
+def test_the_module_runs_like_the_command():
+    done = subprocess.run(
+        [sys.executable, "-m", "routellm_core", "score", "hi", "--router", "random"],
+        capture_output=True,
+        text=True,
+        check=True,
+        env=ENVIRONMENT,
+    )
+    assert rows(done.stdout)[0]["route"] in ("weak", "strong")
+
+
 def test_an_empty_line_in_a_plain_file_is_an_empty_prompt(tmp_path):
     done = run("--file", write(tmp_path, "in.txt", b"a\n\nb\n"))
     assert (done.returncode, done.stdout) == (2, "")
@@ -132,12 +174,12 @@ def test_an_empty_line_in_a_plain_file_is_an_empty_prompt(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "give prompts as arguments or --file"),
-        (["hi", "--file", "x"], "give prompts as arguments or --file"),
+        ([], "give prompts as arguments, or --file PATH, or --file -"),
+        (["hi", "--file", "x"], "give prompts as arguments, or --file PATH"),
         (["hi", ""], "argument 2 is an empty prompt"),
         (["--file", "/no/such/file"], "/no/such/file: No such file"),
         (["--file", "/"], "/: Is a directory"),
-        (["hi", "--threshold", "2"], "in [0, 1]"),
+        (["hi", "--threshold", "2"], "a win rate from 0 to 1, got 2"),
         (["hi", "--strong-share", "50"], "fraction from 0 to 1"),
         (["hi", "--threshold", ".5", "--strong-share", ".5"], "not both"),
         (["hi", "--router", "no-such-router"], "no router 'no-such-router'"),
@@ -192,3 +234,22 @@ def test_the_version_is_that_of_the_package():
         env=ENVIRONMENT,
     )
     assert done.stdout == f"routellm-integrations {__version__}\n"
+
+
+@pytest.mark.parametrize(
+    ("redirection", "message"),
+    [(">&-", "standard output is closed"), ("> /dev/full", "No space left"), ("--file - <&-", "it is closed")],
+)
+def test_closed_and_full_streams_are_one_line(redirection, message):
+    arguments = redirection if redirection.startswith("--file") else f"hi {redirection}"
+    done = subprocess.run(
+        f"{sys.executable} -m routellm_core score --router random {arguments}",
+        shell=True,
+        capture_output=True,
+        text=True,
+        check=False,
+        env=ENVIRONMENT,
+    )
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr

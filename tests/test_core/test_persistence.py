@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from routellm_core import RandomRouter, load_router, persistence
-from routellm_core.errors import ConfigurationError, RouterFormatError
+from routellm_core.errors import ConfigurationError, RouterFormatError, UnknownKindError
 
 
 def test_a_file_is_replaced_whole_or_not_at_all(tmp_path, monkeypatch):
@@ -113,3 +113,93 @@ def test_a_saved_router_says_in_its_config_what_it_is(tmp_path):
     assert (config["format"], config["kind"], config["settings"]) == (1, "random", {"seed": 9})
     assert list(config["calibration"]["thresholds"])[0] == "0.05"
     assert len(config["calibration"]["thresholds"]) == 19
+
+
+def test_a_config_json_of_somebody_else_protects_its_folder(tmp_path):
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "config.json").write_text('{"model_type": "llama"}')
+    (tmp_path / "model" / "weights.bin").write_text("precious")
+    with pytest.raises(ConfigurationError, match="does not hold a saved router"):
+        RandomRouter().save(tmp_path / "model")
+    assert (tmp_path / "model" / "weights.bin").read_text() == "precious"
+
+
+def test_files_that_are_no_part_of_the_router_stay(tmp_path):
+    RandomRouter(seed=1).save(tmp_path / "router")
+    (tmp_path / "router" / "README.md").write_text("my notes")
+    (tmp_path / "router" / "more").mkdir()
+    (tmp_path / "router" / "more" / "x").write_text("x")
+    RandomRouter(seed=2).save(tmp_path / "router")
+    assert load_router(tmp_path / "router").seed == 2
+    assert (tmp_path / "router" / "README.md").read_text() == "my notes"
+    assert (tmp_path / "router" / "more" / "x").read_text() == "x"
+
+
+def test_saving_through_a_link_saves_where_it_points(tmp_path):
+    RandomRouter(seed=1).save(tmp_path / "real")
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    RandomRouter(seed=2).save(tmp_path / "link")
+    assert load_router(tmp_path / "real").seed == 2
+    assert (tmp_path / "link").is_symlink()
+    assert sorted(os.listdir(tmp_path)) == ["link", "real"]
+
+
+def test_saving_does_not_touch_the_processs_umask(tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "umask", lambda mask: pytest.fail("the umask is everybody's"))
+    RandomRouter().save(tmp_path / "router")
+
+
+@pytest.mark.parametrize("path", ["a\0b", "file/below"])
+def test_a_path_that_cannot_be_a_folder_is_a_configuration_error(tmp_path, path):
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(ConfigurationError, match="cannot be a folder"):
+        RandomRouter().save(str(tmp_path) + "/" + path)
+
+
+def test_a_router_whose_encoder_files_moved_or_changed_says_so(static_folder, tmp_path, monkeypatch):
+    import shutil
+
+    from routellm_core import DifficultyRouter
+    from routellm_core.encoders import StaticEncoder
+
+    copied = shutil.copytree(static_folder, tmp_path / "static")
+    encoder = StaticEncoder(copied)
+    router = DifficultyRouter(encoder=encoder, weights=np.zeros(encoder.dim))
+    monkeypatch.chdir(tmp_path)
+    router.save("relative")
+    loaded = load_router("relative")
+    monkeypatch.chdir("/")
+    loaded.save(tmp_path / "again")
+    (copied / "tokenizer.json").write_text("{}")
+    with pytest.raises(RouterFormatError, match="has changed"):
+        router.save(tmp_path / "third")
+    shutil.rmtree(copied)
+    with pytest.raises(RouterFormatError, match="is gone"):
+        router.save(tmp_path / "third")
+    assert not (tmp_path / "third").exists()
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[" * 100_000,
+        '{"format": 1, "kind": "random", "settings": {"seed": Infinity}}',
+        '{"format": true}',
+        '{"format": 1, "kind": "difficulty"}',
+    ],
+)
+def test_a_hostile_config_is_a_format_error(tmp_path, text):
+    RandomRouter().save(tmp_path / "r")
+    (tmp_path / "r" / "config.json").write_text(text)
+    with pytest.raises(RouterFormatError):
+        load_router(tmp_path / "r")
+
+
+@pytest.mark.parametrize("name", ["", "x" * 5000, "a\0b"])
+def test_a_name_that_is_no_path_is_an_unknown_router(name):
+    with pytest.raises(UnknownKindError):
+        load_router(name)
+
+
+def test_any_integer_is_a_seed():
+    assert 0 <= RandomRouter(seed=10**90).win_rate(["x"])[0] < 1

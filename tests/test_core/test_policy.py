@@ -1,13 +1,20 @@
 """The rules of routing: order of reasons, cuts, errors, fallback."""
 
 import asyncio
+import concurrent.futures
 import copy
+import errno
 import json
 import logging
+import os
 import pickle
+import socket
+import subprocess
+import sys
 import threading
 import time
 
+import numpy as np
 import pytest
 
 from routellm_core import Decision, RandomRouter, RoutingPolicy, collect_decisions
@@ -391,3 +398,137 @@ def test_a_short_follow_up_is_scored_with_the_last_substantial_message(humans, s
 def test_a_wrong_type_of_text_is_the_callers_error_not_a_crash():
     with pytest.raises((DataError, AttributeError)):
         decide(RoutingPolicy(ScriptedRouter(), on_error="raise"), text=42)
+
+
+# -- threads
+def test_waiting_calls_of_a_quick_router_are_not_late_because_others_are_many():
+    policy = RoutingPolicy(ScriptedRouter(0.1, delay_s=0.02), threshold=0.5, router_timeout_s=2.0)
+
+    async def many():
+        return await asyncio.gather(*(policy.adecide([RouteRequest(text=str(i))]) for i in range(100)))
+
+    assert {d[0].reason for d in asyncio.run(many())} == {"score"}
+
+
+def test_a_call_that_gave_up_waiting_is_not_scored_later():
+    release = threading.Event()
+    router = ScriptedRouter(lambda text: float(release.wait(5)) / 2)
+    policy = RoutingPolicy(router, threshold=0.5, router_timeout_s=0.01)
+    policy._threads.limit = 1
+    assert [decide(policy, text=str(i)).reason for i in range(5)] == ["scorer_error"] * 5
+    release.set()
+    policy.router_timeout_s = 5
+    assert decide(policy, text="last").reason == "score"
+    assert router.calls == [["0"], ["last"]]
+
+
+def test_a_hung_router_does_not_keep_the_process_alive():
+    code = (
+        "import time\n"
+        "from routellm_core import RoutingPolicy\n"
+        "from routellm_core.policy import RouteRequest\n"
+        "from routellm_core.testing import ScriptedRouter\n"
+        "policy = RoutingPolicy(ScriptedRouter(delay_s=60), threshold=0.5, router_timeout_s=0.01)\n"
+        "print(policy.decide([RouteRequest(text='q')])[0].reason)\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=30, check=True, env=environment
+    )
+    assert done.stdout == "scorer_error\n"
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_policy_that_has_used_its_threads_works_in_a_forked_child():
+    code = (
+        "import os, signal\n"
+        "from routellm_core import RoutingPolicy\n"
+        "from routellm_core.policy import RouteRequest\n"
+        "policy = RoutingPolicy('random', threshold=0.5, router_timeout_s=5)\n"
+        "print(policy.decide([RouteRequest(text='q')])[0].reason, flush=True)\n"
+        "signal.alarm(20)\n"
+        "if os.fork() == 0:\n"
+        "    print(policy.decide([RouteRequest(text='q')])[0].reason, flush=True)\n"
+        "    os._exit(0)\n"
+        "os.wait()\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment)
+    assert done.stdout == "score\nscore\n"
+
+
+@pytest.mark.parametrize("gives", [[float("nan")], [7.0], [0.5, 0.5], None, "high"])
+async def test_what_an_async_router_gives_is_checked_too(gives):
+    class Remote(ScriptedRouter):
+        async def awin_rate(self, prompts):
+            return gives
+
+    policy = RoutingPolicy(Remote(is_quick=False), threshold=0.5)
+    decision = (await policy.adecide([RouteRequest(text="q")]))[0]
+    assert (decision.route, decision.reason, decision.win_rate) == ("strong", "scorer_error", None)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"threshold": "0.5"},
+        {"threshold": b"1"},
+        {"threshold": ["0.5"]},
+        {"router_timeout_s": "5"},
+        {"router_timeout_s": True},
+        {"routes": "ab"},
+        {"routes": (1, 2)},
+        {"routes": ("", "b")},
+    ],
+)
+def test_what_only_looks_like_a_number_or_a_name_is_refused(arguments):
+    with pytest.raises(ConfigurationError):
+        RoutingPolicy(ScriptedRouter(), **arguments)
+
+
+@pytest.mark.parametrize("threshold", [np.float32(0.5), np.int64(1), np.array(0.5), [np.float64(0.5)], np.array([0.5])])
+def test_numpys_numbers_are_numbers(threshold):
+    assert RoutingPolicy(ScriptedRouter(), threshold=threshold).thresholds[0] in (0.5, 1.0)
+
+
+class WithCode(Exception):
+    def __init__(self, code):
+        self.code = code
+
+
+class WithResponse(Exception):
+    def __init__(self, status_code):
+        self.response = type("Response", (), {"status_code": status_code})()
+
+
+@pytest.mark.parametrize(
+    ("error", "passing"),
+    [
+        (WithCode(503), True),
+        (WithCode(404), False),
+        (WithCode(14), False),
+        (WithResponse(502), True),
+        (WithResponse(401), False),
+        (asyncio.TimeoutError(), True),
+        (concurrent.futures.TimeoutError(), True),
+        (socket.gaierror(), True),
+        (OSError(errno.EHOSTUNREACH, "no route"), True),
+        (OSError(errno.ENOENT, "no file"), False),
+    ],
+)
+def test_passing_failures_are_known_wherever_their_library_says_so(error, passing):
+    assert may_fall_back(error) is passing
+
+
+def test_a_collector_left_open_in_a_generator_does_not_close_others():
+    def inside():
+        with collect_decisions():
+            yield
+
+    with collect_decisions() as outer:
+        generator = inside()
+        next(generator)
+        with collect_decisions() as later:
+            generator.close()
+            observe(Decision(route="a", reason="score"))
+    assert [d.route for d in later] == [d.route for d in outer] == ["a"]

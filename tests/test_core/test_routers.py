@@ -296,6 +296,19 @@ def test_a_name_that_is_nothing_says_what_could_be_given(tmp_path):
         load_router(tmp_path / "not" / "there")
 
 
+def test_what_is_neither_name_nor_folder_is_a_configuration_error():
+    with pytest.raises(ConfigurationError, match="got int"):
+        load_router(3)
+
+
+def test_a_router_without_a_kind_is_called_by_its_class():
+    class Nameless(Router):
+        def _score(self, prompts):
+            return np.zeros(len(prompts))
+
+    assert Nameless().name == "Nameless"
+
+
 def test_a_hub_name_is_fetched_and_loaded_like_a_folder(saved, monkeypatch):
     hub = pytest.importorskip("huggingface_hub")
     asked = []

@@ -52,7 +52,7 @@ def options(**changed: Any) -> dict[str, Any]:
         ({"weak": 3}, "route 'weak': a backend is a chat model or a 'provider:model' string, got int"),
         ({"weak": RunnableLambda(str)}, "got RunnableLambda"),
         ({"weak": fake("weak").with_retry()}, "got RunnableRetry. Retries and settings belong to the chat model"),
-        ({"threshold": 1.5}, "in \\[0, 1\\], got 1.5"),
+        ({"threshold": 1.5}, "from 0 to 1, got 1.5"),
         ({"threshold": [0.2, 0.4]}, "2 routes need 1"),
         ({"strong_share": 0.5}, "threshold= or strong_share=, not both"),
         ({"stickiness": "sometimes"}, "stickiness must be one of"),
@@ -80,8 +80,8 @@ def test_arguments_that_contradict_each_other_are_our_own_error(changed: dict[st
 
 
 def test_what_the_constructor_does_not_know_is_a_warning() -> None:
-    with pytest.warns(UserWarning, match="ChatRouteLLM ignores temperature, tresholdd"):
-        routed(temperature=0, tresholdd=0.4)
+    with pytest.warns(UserWarning, match="ChatRouteLLM ignores max_tokens, temperature"):
+        routed(temperature=0, max_tokens=4)
 
 
 def test_a_cache_or_a_rate_limiter_of_the_router_is_a_warning() -> None:
@@ -306,3 +306,25 @@ def test_a_router_can_be_a_backend() -> None:
     answer = llm.bind_tools([get_weather]).invoke("hard 'Rome'")
     assert answer.tool_calls[0]["args"] == {"city": "Rome"}
     assert answer.response_metadata["model_name"] == "fake-strong"
+
+
+def test_a_misspelled_option_is_an_error_that_names_the_right_one() -> None:
+    for wrong, right in (("treshold", "threshold"), ("strong_shre", "strong_share"), ("falback", "fallback")):
+        with pytest.raises(ConfigurationError, match=f"no argument '{wrong}'; did you mean '{right}'"):
+            routed(**{wrong: 0.1})
+
+
+def test_a_misspelled_setting_of_a_call_is_an_error_not_ignored() -> None:
+    with pytest.raises(ConfigurationError, match="unknown setting 'routellm_treshold'.*routellm_threshold"):
+        routed().invoke("hello", {"configurable": {"routellm_treshold": 0.1}})
+
+
+def test_routing_cannot_be_reassigned_because_nothing_would_follow() -> None:
+    llm = routed()
+    for name in ("threshold", "router", "models", "policy", "stickiness", "fallback", "on_error", "router_timeout_s"):
+        with pytest.raises(ValueError, match="frozen"):
+            setattr(llm, name, None)
+    assert (
+        llm.model_copy(update={"threshold": 0.0}).invoke("an easy one").response_metadata["routellm"]["route"]
+        == "strong"
+    )

@@ -146,7 +146,7 @@ def test_a_call_can_bring_its_own_threshold_in_every_way_a_config_can_arrive() -
 
 
 def test_a_threshold_that_is_none_is_the_callers_error_not_a_scoring_failure() -> None:
-    with pytest.raises(ConfigurationError, match=r"ascending threshold\(s\) in \[0, 1\], got 1.5"):
+    with pytest.raises(ConfigurationError, match="from 0 to 1, got 1.5"):
         routed().invoke("q", {"configurable": {"routellm_threshold": 1.5}})
     with pytest.raises(ConfigurationError, match="stickiness must be one of"):
         routed().invoke("q", {"configurable": {"routellm_stickiness": "sometimes"}})

@@ -65,7 +65,7 @@ def test_a_strong_share_takes_its_threshold_from_the_routers_calibration(kit: An
         ({"weak": "gpt-4.1"}, "provider:model"),
         ({"weak": "openai:"}, "provider:model"),
         ({"threshold": 0.5, "strong_share": 0.5}, "not both"),
-        ({"threshold": 1.5}, r"in \[0, 1\]"),
+        ({"threshold": 1.5}, "from 0 to 1"),
         ({"threshold": [0.1, 0.2]}, "1 ascending"),
         ({"fallback": "weaker"}, "fallback must be one of"),
         ({"stickiness": "forever"}, "stickiness must be one of"),
@@ -319,3 +319,14 @@ def test_without_llama_index_core_the_extra_is_named(monkeypatch: Any):
     monkeypatch.delitem(vars(llamaindex_routellm), "pinned", raising=False)
     with pytest.raises(MissingExtraError, match=r"routellm-integrations\[llama-index\]"):
         _ = llamaindex_routellm.pinned
+
+
+def test_a_copy_follows_its_updated_models_and_policy(kit: Any):
+    made = kit.pair(kit.ScriptedRouter(0.9))
+    other = kit.pair(kit.ScriptedRouter(0.9))
+    copied = made.llm.model_copy(update={"models": other.llm.models})
+    copied.complete("anything")
+    assert other.strong.calls if hasattr(other.strong, "calls") else other.strong._calls
+    weak = made.llm.model_copy(update={"policy": RoutingPolicy(kit.ScriptedRouter(0.9), threshold=0.95)})
+    assert weak.complete("anything").additional_kwargs["routellm"]["route"] == "weak"
+    assert made.llm.complete("anything").additional_kwargs["routellm"]["route"] == "strong"

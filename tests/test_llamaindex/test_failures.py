@@ -228,7 +228,7 @@ def test_the_callers_own_choice_of_text_is_scored_and_must_be_text(kit: Any):
     made.llm.complete("prompt")
     made.llm.chat_with_tools([kit.ADD], user_msg="asked")
     assert made.router.calls == [["first"], ["prompt"], ["asked"]]
-    with pytest.raises(ConfigurationError, match="must return a str, got int"):
+    with pytest.raises(ConfigurationError, match="must return a str or None, got int"):
         kit.pair(text=lambda messages: 3).llm.complete("x")
 
 

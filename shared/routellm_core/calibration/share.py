@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -66,9 +67,9 @@ class Calibration:
 
     @classmethod
     def _at(cls, sample: NDArray[np.float64], strong_share: float, source: str) -> Calibration:
+        if isinstance(strong_share, bool) or not isinstance(strong_share, Real) or not 0.0 <= strong_share <= 1.0:
+            raise CalibrationError(f"strong_share is a fraction from 0 to 1, got {strong_share!r}")
         share = float(strong_share)
-        if not 0.0 <= share <= 1.0:
-            raise CalibrationError(f"strong_share is a fraction from 0 to 1, got {strong_share}")
         threshold = _threshold(sample, share)
         realised = float(sample.size - np.searchsorted(sample, threshold, side="left")) / sample.size
         return cls(strong_share=share, threshold=threshold, realised_share=realised, win_rates=sample, source=source)

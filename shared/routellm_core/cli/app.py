@@ -47,7 +47,6 @@ def run() -> None:
     except RouteLLMError as error:
         print(f"routellm: {error}", file=sys.stderr)  # noqa: T201 - this is the command line
         raise SystemExit(2) from None
-    except BrokenPipeError:
-        # the reader (head, less) has gone; closing stderr's twin quietly is what other tools do
-        sys.stderr.close()
-        raise SystemExit(141) from None
+    except OSError as error:  # a full disk behind standard output, for example
+        print(f"routellm: cannot write the result: {error.strerror or error}", file=sys.stderr)  # noqa: T201 - as above
+        raise SystemExit(2) from None

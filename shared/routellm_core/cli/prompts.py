@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,6 +15,8 @@ from routellm_core.errors import DataError
 __all__ = ["from_arguments", "from_file"]
 
 _JSONL = (".jsonl", ".ndjson")
+_ADDED = ("win_rate", "route")  # what scoring adds to a row
+_OTHER_FORMATS = (".csv", ".tsv", ".json", ".parquet", ".xlsx")
 
 
 def from_arguments(prompts: Sequence[str], column: str) -> list[dict[str, Any]]:
@@ -40,6 +44,8 @@ def from_file(path: str, column: str) -> list[dict[str, Any]]:
     """
     name = "standard input" if path == "-" else path
     # not splitlines(): it also splits at characters that may stand inside a JSON string, such as U+2028
+    if path.lower().endswith(_OTHER_FORMATS):
+        raise DataError(f"{name}: read as plain lines it would be wrong; give JSONL (one object a line) or plain text")
     lines = _text(path, name).rstrip().split("\n")
     if lines == [""]:
         raise DataError(f"{name}: no prompts in it")
@@ -53,6 +59,8 @@ def from_file(path: str, column: str) -> list[dict[str, Any]]:
 
 def _text(path: str, name: str) -> str:
     try:
+        if path == "-" and sys.stdin is None:
+            raise OSError(errno.EBADF, "it is closed")
         raw = sys.stdin.buffer.read() if path == "-" else Path(path).read_bytes()
     except OSError as error:
         raise DataError(f"{name}: {error.strerror or error}") from error
@@ -66,9 +74,20 @@ def _text(path: str, name: str) -> str:
         raise DataError(f"{name}, line {line}: not UTF-8 text; give JSONL or plain text in UTF-8") from None
 
 
+def _not_json(constant: str) -> float:
+    raise ValueError(f"{constant} is no JSON value")
+
+
+def _finite(digits: str) -> float:
+    number = float(digits)
+    if math.isinf(number):
+        raise ValueError(f"{digits} is too large")
+    return number
+
+
 def _row(line: str, where: str, column: str) -> dict[str, Any]:
     try:
-        row = json.loads(line)
+        row = json.loads(line, parse_constant=_not_json, parse_float=_finite)
     except (ValueError, RecursionError) as error:
         raise DataError(f"{where}: not JSON: {error}") from None
     if not isinstance(row, dict):
@@ -82,4 +101,7 @@ def _row(line: str, where: str, column: str) -> dict[str, Any]:
         raise DataError(f"{where}: column {column!r} holds {type(prompt).__name__}, not text")
     if not prompt.strip():
         raise DataError(f"{where}: the prompt is empty")
+    for added in _ADDED:
+        if added in row:
+            raise DataError(f"{where}: there is a field {added!r} already, which the result would replace; rename it")
     return row

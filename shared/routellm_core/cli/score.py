@@ -33,10 +33,14 @@ def score(
         typer.Option(help="Strong from this win rate on, 0..1. Default: the one for a strong share of .5."),
     ] = None,
     strong_share: Annotated[
-        float | None, typer.Option(help="Instead: the share of prompts that should go strong, 0..1.")
+        float | None,
+        typer.Option(help="Instead: the share, 0..1, of the router's own calibration prompts that would go strong."),
     ] = None,
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="Write JSONL here, whole or not at all.", dir_okay=False)
+        Path | None,
+        typer.Option(
+            "--output", "-o", help="Write JSONL here, whole or not at all; '-' is standard output.", dir_okay=False
+        ),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSONL instead of a table.")] = False,
 ) -> None:
@@ -46,24 +50,28 @@ def score(
     kept; win_rate and route are added.
     """
     if bool(prompts) == (file is not None):
-        raise ConfigurationError("give prompts as arguments or --file, one of the two (see routellm score --help)")
+        raise ConfigurationError(
+            "give prompts as arguments, or --file PATH, or --file - for standard input; one of the three"
+        )
+    if sys.stdout is None and (output is None or str(output) == "-"):
+        raise DataError("cannot write the result: standard output is closed")
     rows = from_file(file, column) if file is not None else from_arguments(prompts or [], column)
 
     from routellm_core.policy import RoutingPolicy
 
     policy = RoutingPolicy(router, threshold=threshold, strong_share=strong_share, on_error="raise")
     scored = _scored(rows, column, policy)
-    if output is not None:
+    if output is not None and str(output) != "-":
         try:
             write_bytes(output, _jsonl(scored).encode())
         except OSError as error:
             raise DataError(f"cannot write {output}: {error.strerror or error}") from error
-        typer.echo(f"{len(scored)} prompts scored, {_share(scored):.0%} strong: {output}", err=True)
-    elif as_json or not sys.stdout.isatty():
+        typer.echo(f"{_summary(scored, policy)}: {output}", err=True)
+    elif as_json or output is not None or not sys.stdout.isatty():
         sys.stdout.buffer.write(_jsonl(scored).encode())
         sys.stdout.flush()
     else:
-        _print_table(scored, column, policy.thresholds[0])
+        _print_table(scored, column, _summary(scored, policy))
 
 
 def _scored(rows: list[dict[str, Any]], column: str, policy: Any) -> list[dict[str, Any]]:
@@ -108,19 +116,25 @@ def _share(rows: list[dict[str, Any]]) -> float:
     return strong / len(rows)
 
 
-def _print_table(rows: list[dict[str, Any]], column: str, threshold: float) -> None:
+def _summary(rows: list[dict[str, Any]], policy: Any) -> str:
+    prompts = "1 prompt" if len(rows) == 1 else f"{len(rows)} prompts"
+    return f"{prompts} scored, {_share(rows):.0%} strong at threshold {policy.thresholds[0]:.4f}"
+
+
+def _print_table(rows: list[dict[str, Any]], column: str, summary: str) -> None:
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(caption=f"threshold {threshold:.4f}, {_share(rows):.0%} strong")
-    table.add_column("prompt")
+    table = Table(caption=summary)
+    table.add_column("prompt", no_wrap=True, overflow="ellipsis")
     table.add_column("win_rate", justify="right")
     table.add_column("route")
     for row in rows:
         shown = " ".join(row[column].split())
         shown = shown if len(shown) <= _SHOWN else f"{shown[: _SHOWN - 1]}…"
-        shown = shown.encode("utf-8", "replace").decode()
+        # control characters could drive the terminal, and lone surrogates cannot be printed
+        shown = "".join(character if character.isprintable() else "\ufffd" for character in shown)
         style = "bold" if row["route"] == "strong" else ""
         table.add_row(Text(shown), f"{row['win_rate']:.4f}", Text(row["route"], style=style))
     Console().print(table)

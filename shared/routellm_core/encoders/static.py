@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import shutil
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
@@ -14,7 +13,7 @@ from numpy.typing import NDArray
 from routellm_core.encoders.base import Encoder
 from routellm_core.encoders.text import clean_and_cut
 from routellm_core.errors import ConfigurationError, RouterFormatError
-from routellm_core.persistence import digest_of
+from routellm_core.persistence import digest_of, write_bytes
 
 __all__ = ["StaticEncoder"]
 
@@ -41,15 +40,11 @@ class StaticEncoder(Encoder):
     def __init__(self, folder: str | Path, *, max_characters: int = 4096) -> None:
         if max_characters < 2:
             raise ConfigurationError(f"max_characters must be at least 2, got {max_characters}")
-        self.folder = Path(folder)
+        self.folder = Path(folder).resolve()
         self.max_characters = int(max_characters)
         self._tokenize, self._table, self._unit_length = _load(self.folder)
-        self._digest = digest_of(
-            "static",
-            _VERSION,
-            str(self.max_characters),
-            *(hashlib.sha256((self.folder / name).read_bytes()).hexdigest() for name in _FILES),
-        )
+        self._hashes = {name: hashlib.sha256((self.folder / name).read_bytes()).hexdigest() for name in _FILES}
+        self._digest = digest_of("static", _VERSION, str(self.max_characters), *self._hashes.values())
 
     @property
     def dim(self) -> int:
@@ -80,8 +75,14 @@ class StaticEncoder(Encoder):
 
     def save_files(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        for name in _FILES:
-            shutil.copyfile(self.folder / name, folder / name)
+        for name, expected in self._hashes.items():
+            try:
+                content = (self.folder / name).read_bytes()
+            except OSError as error:
+                raise RouterFormatError(f"the encoder's file {self.folder / name} is gone: {error}") from error
+            if hashlib.sha256(content).hexdigest() != expected:
+                raise RouterFormatError(f"the encoder's file {self.folder / name} has changed since it was loaded")
+            write_bytes(folder / name, content)
 
     @classmethod
     def restore(cls, settings: Mapping[str, Any], folder: Path) -> StaticEncoder:

@@ -22,11 +22,12 @@ def collect_decisions() -> Iterator[list[Decision]]:
     arrives with its first chunk.
     """
     collected: list[Decision] = []
-    token = _collectors.set((*_collectors.get(), collected))
+    _collectors.set((*_collectors.get(), collected))
     try:
         yield collected
     finally:
-        _collectors.reset(token)
+        # not reset(token): a generator may be closed in another context, or after an outer block was opened
+        _collectors.set(tuple(each for each in _collectors.get() if each is not collected))
 
 
 def observe(decision: Decision) -> None:

@@ -2,11 +2,24 @@
 
 from __future__ import annotations
 
+import asyncio
+import errno
+import socket
 import sys
+from concurrent.futures import TimeoutError as FutureTimeoutError
 
 __all__ = ["may_fall_back"]
 
 _CONFLICT_OR_BUSY = (408, 409, 429)
+# before Python 3.11 the timeouts of asyncio and of futures are classes of their own
+_UNREACHABLE = (ConnectionError, TimeoutError, asyncio.TimeoutError, FutureTimeoutError, socket.gaierror)
+_NO_WAY = (errno.EHOSTUNREACH, errno.ENETUNREACH, errno.ENETDOWN, errno.EHOSTDOWN)
+_CLIENT_ERRORS = {
+    "httpx": ("TransportError",),
+    "httpx2": ("TransportError",),
+    "requests": ("ConnectionError", "Timeout"),
+    "aiohttp": ("ClientConnectionError", "ServerTimeoutError"),
+}
 
 
 def may_fall_back(error: BaseException) -> bool:
@@ -18,8 +31,8 @@ def may_fall_back(error: BaseException) -> bool:
     """
     if not isinstance(error, Exception):
         return False
-    status = getattr(error, "status_code", None)
-    if isinstance(status, int) and not isinstance(status, bool):
+    status = _status(error)
+    if status is not None:
         return status in _CONFLICT_OR_BUSY or status >= 500
     retryable = getattr(error, "is_retryable", None)
     if isinstance(retryable, bool):
@@ -28,9 +41,22 @@ def may_fall_back(error: BaseException) -> bool:
     return _is_out_of_reach(error) or _is_out_of_reach(error.__cause__)
 
 
+def _status(error: Exception) -> int | None:
+    """The HTTP status an error carries, wherever its library puts it."""
+    response = getattr(error, "response", None)
+    for holder, name in ((error, "status_code"), (error, "code"), (error, "status"), (response, "status_code")):
+        status = getattr(holder, name, None)
+        if isinstance(status, int) and not isinstance(status, bool) and 400 <= status < 600:
+            return status
+    return None
+
+
 def _is_out_of_reach(error: BaseException | None) -> bool:
-    if isinstance(error, (ConnectionError, TimeoutError)):
+    if isinstance(error, _UNREACHABLE) or (isinstance(error, OSError) and error.errno in _NO_WAY):
         return True
     # some integrations let their HTTP client's errors out as they are
-    clients = (sys.modules.get(name) for name in ("httpx", "httpx2"))
-    return any(client is not None and isinstance(error, client.TransportError) for client in clients)
+    for module, names in _CLIENT_ERRORS.items():
+        client = sys.modules.get(module)
+        if client is not None and isinstance(error, tuple(getattr(client, name) for name in names)):
+            return True
+    return False

@@ -7,9 +7,10 @@ import contextvars
 import logging
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from dataclasses import dataclass, replace
+from numbers import Real
 from pathlib import Path
 from typing import Any, get_args
 
@@ -17,8 +18,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from routellm_core.calibration.share import check_thresholds
-from routellm_core.errors import ConfigurationError, RouteLLMError, ScoringError, UnknownKindError
+from routellm_core.errors import ConfigurationError, DataError, RouteLLMError, ScoringError, UnknownKindError
+from routellm_core.policy.threads import ScoringThreads
 from routellm_core.routers import Router, resolve_router
+from routellm_core.routers.base import checked_win_rates
 from routellm_core.types import Decision, Fallback, OnError, Reason, Stickiness
 
 __all__ = ["RouteRequest", "RoutingPolicy"]
@@ -26,7 +29,6 @@ __all__ = ["RouteRequest", "RoutingPolicy"]
 _logger = logging.getLogger("routellm_core.policy")
 
 _INLINE_PROMPTS = 8  # a quick router scores this many in under a millisecond; more would stall an event loop
-_POOL_THREADS = 2
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -56,7 +58,7 @@ class RoutingPolicy:
     """Decides, per call, which route answers. `win_rate >= threshold` is strong.
 
     The order of a decision: forced, open tool loop, conversation, win rate against the cuts,
-    capability (which never moves a forced or a pinned call).
+    capability (which never moves a forced call or an open tool loop).
 
     Args:
         router: What scores: "default", a folder, a hub name or a `Router`.
@@ -86,14 +88,14 @@ class RoutingPolicy:
         on_error: OnError = "strong",
         router_timeout_s: float | None = None,
     ) -> None:
-        self.routes = tuple(routes)
-        if len(self.routes) < 2 or len(set(self.routes)) != len(self.routes):
-            raise ConfigurationError(f"need at least two routes with different names, got {list(self.routes)}")
+        self.routes = () if isinstance(routes, str) else tuple(routes)
+        if len(set(self.routes)) < max(2, len(self.routes)) or not all(isinstance(r, str) and r for r in self.routes):
+            raise ConfigurationError(f"routes are at least two different names, weakest first, got {routes!r}")
         _one_of("stickiness", stickiness, Stickiness)
         _one_of("fallback", fallback, Fallback)
         _one_of("on_error", on_error, OnError)
-        if router_timeout_s is not None and not router_timeout_s > 0:
-            raise ConfigurationError(f"router_timeout_s must be None or seconds above 0, got {router_timeout_s}")
+        if router_timeout_s is not None and not (_is_number(router_timeout_s) and router_timeout_s > 0):
+            raise ConfigurationError(f"router_timeout_s must be None or seconds above 0, got {router_timeout_s!r}")
         if threshold is not None and strong_share is not None:
             raise ConfigurationError("give threshold= or strong_share=, not both")
         self.router = resolve_router(router)
@@ -102,7 +104,7 @@ class RoutingPolicy:
         self.on_error: OnError = on_error
         self.router_timeout_s = router_timeout_s
         self.thresholds = self._own_cuts(threshold, strong_share)
-        self._pool: ThreadPoolExecutor | None = None
+        self._threads = ScoringThreads()
 
     # -- cuts
     def _own_cuts(self, threshold: float | Sequence[float] | None, strong_share: float | None) -> tuple[float, ...]:
@@ -116,7 +118,7 @@ class RoutingPolicy:
             )
         if calibration is None:
             raise ConfigurationError(
-                f"router {self.router.name!r} was saved without a calibration: give threshold=, "
+                f"router {self.router.name!r} has no calibration: give threshold=, "
                 "or set router.calibration = Calibration.from_win_rates(...)"
             )
         if len(self.routes) > 2:
@@ -125,11 +127,12 @@ class RoutingPolicy:
 
     def _checked_cuts(self, threshold: float | Sequence[float]) -> tuple[float, ...]:
         try:
-            single = isinstance(threshold, (int, float, np.floating)) and not isinstance(threshold, bool)
-            cuts = (float(threshold),) if single else tuple(float(t) for t in threshold)  # type: ignore[arg-type,union-attr]
+            cuts = (_number(threshold),) if np.ndim(threshold) == 0 else tuple(map(_number, threshold))  # type: ignore[arg-type]
         except (TypeError, ValueError):
             raise ConfigurationError(f"threshold must be a number or a list of numbers, got {threshold!r}") from None
         if len(cuts) != len(self.routes) - 1 or not check_thresholds(cuts):
+            if len(self.routes) == 2 and len(cuts) == 1:
+                raise ConfigurationError(f"threshold is a win rate from 0 to 1, got {threshold!r}")
             raise ConfigurationError(
                 f"{len(self.routes)} routes need {len(self.routes) - 1} ascending threshold(s) "
                 f"in [0, 1], got {threshold!r}"
@@ -188,6 +191,8 @@ class RoutingPolicy:
             return Decision(route=str(request.tool_loop), reason="tool_loop")
         if stickiness == "conversation" and request.conversation in self.routes:
             return Decision(route=str(request.conversation), reason="conversation")
+        if request.text is not None and not isinstance(request.text, str):
+            raise DataError(f"the text to score is {type(request.text).__name__}, not str")
         if request.text is None or not request.text.strip():
             if self.on_error == "raise":
                 raise ScoringError(
@@ -266,34 +271,35 @@ class RoutingPolicy:
         if self.router_timeout_s is None:
             return self.router.win_rate(texts)
         run = contextvars.copy_context().run
+        pending: Future[NDArray[np.float64]] = self._threads.submit(run, self.router.win_rate, texts)
         try:
-            return self._threads().submit(run, self.router.win_rate, texts).result(self.router_timeout_s)
+            return pending.result(self.router_timeout_s)
         except FutureTimeoutError as error:
+            if not pending.cancel() and pending.done():
+                raise  # the router's own
             raise self._late() from error
 
     async def _ascored(self, texts: list[str]) -> NDArray[np.float64]:
         if self.router_timeout_s is None and self.router.is_quick and len(texts) <= _INLINE_PROMPTS:
             return self.router.win_rate(texts)
-        pending: Awaitable[NDArray[np.float64]]
+        waiting: Awaitable[Any]
         if type(self.router).awin_rate is not Router.awin_rate:
-            pending = self.router.awin_rate(texts)
+            waiting = self.router.awin_rate(texts)
         else:
             run = contextvars.copy_context().run
-            pending = asyncio.get_running_loop().run_in_executor(self._threads(), run, self.router.win_rate, texts)
+            waiting = asyncio.wrap_future(self._threads.submit(run, self.router.win_rate, texts))
+        if self.router_timeout_s is None:
+            return checked_win_rates(await waiting, len(texts), self.router.name)
         try:
-            return await asyncio.wait_for(pending, self.router_timeout_s)
+            win_rates = await asyncio.wait_for(waiting, self.router_timeout_s)
         except asyncio.TimeoutError as error:  # noqa: UP041 - the builtin only from 3.11
             raise self._late() from error
+        return checked_win_rates(win_rates, len(texts), self.router.name)
 
     def _late(self) -> ScoringError:
         return ScoringError(
             f"no win rate from router {self.router.name!r} within {self.router_timeout_s} s", is_retryable=True
         )
-
-    def _threads(self) -> ThreadPoolExecutor:
-        if self._pool is None:
-            self._pool = ThreadPoolExecutor(_POOL_THREADS, thread_name_prefix="routellm-router")
-        return self._pool
 
     def settings(self) -> dict[str, Any]:
         """The options that make such a policy again, as plain JSON; the router by its name."""
@@ -307,11 +313,20 @@ class RoutingPolicy:
             "router_timeout_s": self.router_timeout_s,
         }
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_pool": None}  # threads do not travel
-
     def __repr__(self) -> str:
         return f"RoutingPolicy(router={self.router.name!r}, routes={self.routes}, thresholds={self.thresholds})"
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool)
+
+
+def _number(value: Any) -> float:
+    if isinstance(value, np.ndarray) and value.ndim == 0:
+        value = value.item()
+    if not _is_number(value):  # float("0.5") would work, and so would float(b"1")
+        raise TypeError(value)
+    return float(value)
 
 
 def _one_of(name: str, value: Any, allowed: Any) -> None:

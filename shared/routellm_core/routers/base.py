@@ -16,7 +16,7 @@ from routellm_core.encoders.base import Encoder, checked_texts
 from routellm_core.errors import ConfigurationError, RouteLLMError, ScoringError
 from routellm_core.persistence import FORMAT, replace_folder, write_config, write_tensors
 
-__all__ = ["Router"]
+__all__ = ["Router", "checked_win_rates"]
 
 
 class Router(ABC):
@@ -35,6 +35,11 @@ class Router(ABC):
     kind: ClassVar[str]
     is_quick: bool = False
     encoder: Encoder | None = None
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if not hasattr(cls, "kind"):
+            cls.kind = cls.__name__
 
     def __init__(self, *, name: str | None = None, calibration: Calibration | None = None) -> None:
         self.name = name or self.kind
@@ -62,19 +67,13 @@ class Router(ABC):
         if not texts:
             return np.zeros(0)
         try:
-            win_rates = np.asarray(self._score(texts), dtype=np.float64)
+            win_rates = self._score(texts)
         except RouteLLMError:
             raise
         except Exception as error:
             # the type only: somebody else's message may quote the prompt, and ours go into records and logs
             raise ScoringError(f"router {self.name!r} failed with {type(error).__name__}") from error
-        if win_rates.shape != (len(texts),):
-            raise ScoringError(f"router {self.name!r} gave shape {win_rates.shape} for {len(texts)} prompts")
-        valid = (win_rates >= 0.0) & (win_rates <= 1.0)  # False for NaN too
-        if not valid.all():
-            row = int(np.flatnonzero(~valid)[0])
-            raise ScoringError(f"router {self.name!r} gave {win_rates[row]} for prompt {row}, not a value in [0, 1]")
-        return win_rates
+        return checked_win_rates(win_rates, len(texts), self.name)
 
     async def awin_rate(self, prompts: Sequence[str]) -> NDArray[np.float64]:
         """`win_rate` in a thread; routers with an asynchronous client override it."""
@@ -125,3 +124,22 @@ class Router(ABC):
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}(name={self.name!r})"
+
+
+def checked_win_rates(win_rates: Any, n_prompts: int, router: str) -> NDArray[np.float64]:
+    """What a router gave, as float64 of shape (n_prompts,).
+
+    Raises:
+        ScoringError: It is no array of numbers, has another shape, or holds a value outside [0, 1].
+    """
+    try:
+        array = np.asarray(win_rates, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise ScoringError(f"router {router!r} gave {type(win_rates).__name__}, not win rates") from error
+    if array.shape != (n_prompts,):
+        raise ScoringError(f"router {router!r} gave shape {array.shape} for {n_prompts} prompts")
+    valid = (array >= 0.0) & (array <= 1.0)  # False for NaN too
+    if not valid.all():
+        row = int(np.flatnonzero(~valid)[0])
+        raise ScoringError(f"router {router!r} gave {array[row]} for prompt {row}, not a value in [0, 1]")
+    return array

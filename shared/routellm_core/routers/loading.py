@@ -50,15 +50,23 @@ def load_router(source: str | Path, *, encoder: Encoder | None = None) -> Router
     if name == "random" and not Path(name).exists():
         router: Router = ROUTERS.load("random")()
         return router
-    folder = Path(source)
-    if folder.is_dir():
-        return _load_folder(folder, encoder)
+    if not isinstance(source, (str, Path)):
+        raise ConfigurationError(f"load_router takes a name or a folder, got {type(source).__name__}")
+    if name and _is_folder(name):
+        return _load_folder(Path(name).resolve(), encoder)
     if isinstance(source, str) and name.count("/") == 1 and not name.startswith((".", "~", "/")):
         return _load_folder(_download(name), encoder)
     raise UnknownKindError(
         f"no router {name!r}: give {', '.join(map(repr, EMBEDDED))}, 'random', an existing folder, "
         "or owner/name of a router on the Hugging Face hub"
     )
+
+
+def _is_folder(name: str) -> bool:
+    try:
+        return Path(name).is_dir()
+    except (OSError, ValueError):  # too long for a path, or with a NUL: a name that is nothing
+        return False
 
 
 def resolve_router(router: Router | str | Path) -> Router:
@@ -92,7 +100,7 @@ def _load_folder(folder: Path, given: Encoder | None) -> Router:
         raise RouterFormatError(f"{folder} cannot be loaded: {error}") from error
     except RouteLLMError:
         raise
-    except (KeyError, TypeError, ValueError, AttributeError, OSError) as error:
+    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RecursionError, OSError) as error:
         raise RouterFormatError(f"{folder} is damaged or incomplete: {type(error).__name__}: {error}") from error
     return router
 

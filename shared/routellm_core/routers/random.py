@@ -34,7 +34,7 @@ class RandomRouter(Router):
         self.seed = int(seed)
 
     def _score(self, prompts: list[str]) -> NDArray[np.float64]:
-        key = str(self.seed).encode()
+        key = hashlib.blake2b(str(self.seed).encode()).digest()  # any integer, however long
         digests = b"".join(
             hashlib.blake2b(prompt.encode("utf-8", "surrogatepass"), digest_size=8, key=key).digest()
             for prompt in prompts
