@@ -47,12 +47,11 @@ from routellm_core.training.difficulty import (
     Block,
     DifficultyFit,
     HeldOutCalibration,
-    PairLabels,
-    ScoreTable,
     fit_difficulty,
     fit_linear_difficulty,
-    fit_rasch,
 )
+from routellm_core.training.rasch import fit_rasch
+from routellm_core.training.score_table import PairLabels, ScoreTable
 
 SEED = 7
 DIMENSIONS = 256

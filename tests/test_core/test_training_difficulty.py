@@ -11,14 +11,12 @@ from routellm_core.training import difficulty as training
 from routellm_core.training.difficulty import (
     Block,
     HeldOutCalibration,
-    PairLabels,
-    ScoreTable,
     fit_difficulty,
     fit_linear_difficulty,
     fit_platt,
-    fit_rasch,
-    model_key,
 )
+from routellm_core.training.rasch import fit_rasch
+from routellm_core.training.score_table import PairLabels, ScoreTable, model_key
 
 ABILITIES = {"tiny": -2.0, "small": -1.0, "mid": 0.0, "large": 1.0, "huge": 2.0}
 N_SOURCES, PER_SOURCE = 8, 150

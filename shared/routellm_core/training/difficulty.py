@@ -13,8 +13,7 @@ Source: Rasch 1960; Fischer 1973 (difficulties explained by features); Platt 199
 
 from __future__ import annotations
 
-import re
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -25,95 +24,21 @@ from routellm_core.encoders.base import Encoder
 from routellm_core.errors import DataError
 from routellm_core.routers.difficulty import DifficultyRouter
 from routellm_core.routers.linear import sigmoid
+from routellm_core.training.rasch import fit_rasch
+from routellm_core.training.score_table import PairLabels, ScoreTable
 
 __all__ = [
     "Block",
     "DifficultyFit",
     "HeldOutCalibration",
     "LinearDifficulty",
-    "PairLabels",
     "ReliabilityBin",
-    "ScoreTable",
     "fit_difficulty",
     "fit_linear_difficulty",
     "fit_platt",
-    "fit_rasch",
-    "model_key",
 ]
 
-_PRIOR_SD = 2.0  # of abilities and difficulties, in logits: keeps a prompt that all models solve finite
-_RASCH_TOLERANCE = 1e-5
-_RASCH_MAX_STEPS = 1000
 _ENCODED_AT_ONCE = 1024
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class ScoreTable:
-    """Scores of models on prompts, long format.
-
-    Attributes:
-        prompts: Distinct within a source, shape (Q,).
-        sources: Where each prompt comes from, shape (Q,). A source is the unit that is held out whole, so
-            it should be one task: "exams/physics" rather than "exams".
-        models: Keys of the models, ascending, shape (M,).
-        prompt_index: Row's prompt, shape (n,).
-        model_index: Row's model, shape (n,).
-        scores: Row's score, 0 (wrong) to 1 (right), shape (n,).
-    """
-
-    prompts: tuple[str, ...] = field(repr=False)
-    sources: tuple[str, ...] = field(repr=False)
-    models: tuple[str, ...]
-    prompt_index: NDArray[np.intp] = field(repr=False)
-    model_index: NDArray[np.intp] = field(repr=False)
-    scores: NDArray[np.float64] = field(repr=False)
-
-    @classmethod
-    def from_rows(cls, rows: Iterable[tuple[str, str, float, str]]) -> ScoreTable:
-        """Build the table from rows (prompt, model, score, source).
-
-        Model names are reduced to `model_key`, so that one model counts as one in all sources.
-
-        Raises:
-            DataError: No rows, or a score outside 0..1.
-        """
-        prompt_of: dict[tuple[str, str], int] = {}
-        key_of: dict[str, str] = {}
-        prompt_index: list[int] = []
-        keys: list[str] = []
-        scores: list[float] = []
-        for number, (prompt, model, score, source) in enumerate(rows):
-            if not 0.0 <= score <= 1.0:
-                raise DataError(f"row {number}: score {score} is not in [0, 1]")
-            prompt_index.append(prompt_of.setdefault((source, prompt), len(prompt_of)))
-            keys.append(key_of.setdefault(model, model_key(model)))
-            scores.append(score)
-        if not scores:
-            raise DataError("no rows to learn difficulty from")
-        models, model_index = np.unique(np.array(keys), return_inverse=True)
-        return cls(
-            prompts=tuple(prompt for _, prompt in prompt_of),
-            sources=tuple(source for source, _ in prompt_of),
-            models=tuple(str(model) for model in models),
-            prompt_index=np.array(prompt_index, dtype=np.intp),
-            model_index=model_index.astype(np.intp).ravel(),
-            scores=np.array(scores, dtype=np.float64),
-        )
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class PairLabels:
-    """Whether the strong model of one pair (or of pairs about as far apart) beat the weak one.
-
-    Attributes:
-        prompts: Shape (n,).
-        sources: Named as in the `ScoreTable`, shape (n,).
-        strong_wins: A tie counts as False, shape (n,).
-    """
-
-    prompts: Sequence[str] = field(repr=False)
-    sources: Sequence[str] = field(repr=False)
-    strong_wins: NDArray[np.bool_] = field(repr=False)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -218,51 +143,6 @@ class DifficultyFit:
     out_of_fold: NDArray[np.float64] = field(repr=False)
     fold_of: dict[str, int] = field(repr=False)
     held_out: HeldOutCalibration
-
-
-def model_key(name: str) -> str:
-    """The name under which spellings of one model meet: lower case, without owner, host or file format.
-
-    >>> model_key("meta-llama/Meta-Llama-3.1-8B-Instruct"), model_key("Meta-Llama-3_1-8B-Instruct@host")
-    ('llama-3.1-8b-instruct', 'llama-3.1-8b-instruct')
-    """
-    key = name.lower().rsplit("/", 1)[-1].split("@", 1)[0]
-    key = re.sub(r"(?<=\d)_(?=\d)", ".", key)
-    return re.sub(r"-hf$", "", re.sub(r"^meta-", "", key))
-
-
-def fit_rasch(
-    prompt_index: NDArray[np.intp], model_index: NDArray[np.intp], scores: NDArray[np.float64]
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Difficulties d and abilities a such that scores are about sigmoid(a[model] - d[prompt]).
-
-    The most probable values under normal priors (mean 0, standard deviation 2 logits) on both, by
-    Newton steps that alternate between them. Scores between 0 and 1 count as that share of a success.
-
-    Args:
-        prompt_index: Row's prompt, 0..Q-1, shape (n,).
-        model_index: Row's model, 0..M-1, shape (n,).
-        scores: In [0, 1], shape (n,).
-
-    Returns:
-        Difficulties of shape (Q,) and abilities of shape (M,), both in logits.
-    """
-    d, a = np.zeros(int(prompt_index.max()) + 1), np.zeros(int(model_index.max()) + 1)
-    precision = 1.0 / _PRIOR_SD**2
-
-    def step(index: NDArray[np.intp], values: NDArray[np.float64], sign: float) -> float:
-        p = sigmoid(a[model_index] - d[prompt_index])
-        slope = sign * np.bincount(index, scores - p, values.size) - precision * values
-        curvature = np.bincount(index, p * (1 - p), values.size) + precision
-        move = np.clip(slope / curvature, -1.0, 1.0)
-        values += move
-        return float(np.abs(move).max())
-
-    for _ in range(_RASCH_MAX_STEPS):
-        moved = max(step(prompt_index, d, -1.0), step(model_index, a, 1.0))
-        if moved < _RASCH_TOLERANCE:
-            break
-    return d, a
 
 
 def fit_linear_difficulty(
