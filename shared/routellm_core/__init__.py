@@ -12,6 +12,7 @@ from routellm_core._version import __version__
 if TYPE_CHECKING:
     from routellm_core import encoders as encoders
     from routellm_core import errors as errors
+    from routellm_core import evaluation as evaluation
     from routellm_core import testing as testing
     from routellm_core import training as training
     from routellm_core.calibration import Calibration as Calibration
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from routellm_core.routers.random import RandomRouter as RandomRouter
     from routellm_core.types import Decision as Decision
 
-_SUBPACKAGES = ("encoders", "errors", "testing", "training")
+_SUBPACKAGES = ("encoders", "errors", "evaluation", "testing", "training")
 _NAMES = {
     "Calibration": "routellm_core.calibration",
     "Decision": "routellm_core.types",
@@ -55,6 +56,7 @@ __all__ = [
     "collect_decisions",
     "encoders",
     "errors",
+    "evaluation",
     "load_router",
     "testing",
     "training",
