@@ -6,7 +6,6 @@ import asyncio
 import json
 import logging
 import threading
-import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -294,32 +293,37 @@ async def test_a_failing_router_takes_the_on_error_route_and_says_why() -> None:
 
 
 async def test_a_late_router_does_not_hold_the_call() -> None:
-    started = time.perf_counter()
-    llm = routed(router=ScriptedRouter(0.9, delay_s=0.4), router_timeout_s=0.03, on_error="weak")
-    assert record(llm.invoke("hard"))["error"] == "ScoringError: no win rate from router 'scripted' within 0.03 s"
-    assert record(await llm.ainvoke("hard"))["route"] == "weak"
-    assert time.perf_counter() - started < 0.35
+    release = threading.Event()
+    # were it waited for, the record would hold a win rate after the half minute
+    waits = ScriptedRouter(lambda prompt: float(release.wait(30)))
+    llm = routed(router=waits, router_timeout_s=0.03, on_error="weak")
+    late = "ScoringError: no win rate from router 'scripted' within 0.03 s"
+    assert record(llm.invoke("hard"))["error"] == late
+    assert record(await llm.ainvoke("hard"))["error"] == late
+    release.set()
 
 
 async def test_a_slow_router_never_blocks_the_event_loop() -> None:
-    longest = 0.0
+    released = threading.Event()
+    # the router waits for something that only a free event loop does; blocked, it would give 0.0
+    waits = ScriptedRouter(lambda prompt: float(released.wait(10)), is_quick=False)
+    llm = routed(router=waits)
 
-    async def watch() -> None:
-        nonlocal longest
-        while True:
-            before = time.perf_counter()
-            await asyncio.sleep(0.005)
-            longest = max(longest, time.perf_counter() - before)
+    async def streamed() -> Any:
+        return [chunk async for chunk in llm.astream("q")][0]
 
-    llm = routed(router=ScriptedRouter(0.9, delay_s=0.3, is_quick=False))
-    watcher = asyncio.create_task(watch())
-    await asyncio.sleep(0.02)
-    await llm.ainvoke("q")
-    _ = [chunk async for chunk in llm.astream("q")]
-    await llm.abatch(["q", "r"])
-    await llm.agenerate([[HumanMessage("q")]])
-    watcher.cancel()
-    assert longest < 0.15
+    async def generated() -> Any:
+        return (await llm.agenerate([[HumanMessage("q")]])).generations[0][0].message
+
+    async def batched() -> Any:
+        return (await llm.abatch(["q", "r"]))[0]
+
+    for call in (lambda: llm.ainvoke("q"), streamed, batched, generated):
+        released.clear()
+        waiting = asyncio.ensure_future(call())
+        await asyncio.sleep(0.05)
+        released.set()
+        assert record(await waiting)["win_rate"] == 1.0
 
 
 def test_prompts_and_the_routers_words_about_them_stay_out_of_logs_and_records(
