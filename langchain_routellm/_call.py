@@ -7,7 +7,6 @@ import contextlib
 import logging
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
-from itertools import pairwise
 from typing import Any
 
 from langchain_core.callbacks import (
@@ -22,7 +21,7 @@ from langchain_core.runnables.config import var_child_runnable_config
 
 from langchain_routellm._config import DECISION, for_child, split, with_defaults
 from langchain_routellm._record import run_metadata
-from routellm_core.policy import RouteRequest, RoutingPolicy, may_fall_back
+from routellm_core.policy import RouteRequest, RoutingPolicy, error_to_raise, may_fall_back
 from routellm_core.types import Decision
 
 __all__ = ["Call", "Host", "adecide", "scoring"]
@@ -157,29 +156,16 @@ class Call:
         self.failures.append((decision.route, error))
         # what one model's context cannot hold another's may
         if not (may_fall_back(error) or isinstance(error, ContextOverflowError)):
-            raise error
+            raise error_to_raise(self.failures, last_is_passing=False)
         if self.queue is None:
             policy = self.host.policy
             request = None if policy.fallback == "none" else self.request(may_wait=may_wait)
             self.queue = policy.attempts(decision, request)[1:]
         if not self.queue:
-            raise _first_with_the_others(self.failures)
+            raise error_to_raise(self.failures, last_is_passing=True)
         following = self.queue.pop(0)
         _logger.warning("route %r failed with %s, trying %r", decision.route, type(error).__name__, following.route)
         return following
-
-
-def _first_with_the_others(failures: list[tuple[str, Exception]]) -> Exception:
-    first = failures[0][1]
-    others = [(route, error) for route, error in failures[1:] if error is not first]
-    for route, error in others:
-        if hasattr(first, "add_note"):  # Python 3.11
-            first.add_note(f"The fallback route {route!r} failed too: {type(error).__name__}: {error}")
-    # the last one becomes the context of the first when that is raised; chain those in between to it
-    for (_, earlier), (_, later) in pairwise(others):
-        if later is not earlier and later.__context__ is None:
-            later.__context__ = earlier
-    return first
 
 
 @contextlib.contextmanager

@@ -15,7 +15,7 @@ from llamaindex_routellm._backends import Backends
 from llamaindex_routellm._ledger import AnswerLedger
 from llamaindex_routellm._scopes import current_pins, forced_route
 from llamaindex_routellm.events import announce, current_span
-from routellm_core.policy import RouteRequest, RoutingPolicy, may_fall_back, observe
+from routellm_core.policy import RouteRequest, RoutingPolicy, error_to_raise, may_fall_back, observe
 from routellm_core.types import Decision
 
 __all__ = ["RECORD_KEY", "Caller", "Question"]
@@ -196,20 +196,18 @@ class _Attempts:
         return self._decision.route
 
     def next_or_raise(self, error: Exception) -> None:
-        """Turn to the next route, or raise the first route's error, which names the others'."""
+        """Turn to the next route, or raise what the policy says the caller gets."""
         self._failures.append((self.route, error))
-        if self._others and may_fall_back(error):
+        passing = may_fall_back(error)
+        if self._others and passing:
             self._decision = self._others.pop(0)
             return
-        first = self._failures[0][1]
-        if first is error:
-            raise error
-        _attach(first, self._failures[1:])
-        context = first.__context__
+        chosen = error_to_raise(self._failures, last_is_passing=passing)
+        context = chosen.__context__
         try:
-            raise first
+            raise chosen
         finally:
-            first.__context__ = context  # raised here, it would pass for a consequence of the last error
+            chosen.__context__ = context  # raised here, the first would pass for a consequence of the last
 
     def settle(self) -> None:
         """The route now on turn has answered."""
@@ -285,11 +283,3 @@ async def _aclosing(source: Any) -> AsyncIterator[None]:
         close = getattr(source, "aclose", None)
         if close is not None:
             await close()
-
-
-def _attach(first: Exception, others: list[tuple[str, Exception]]) -> None:
-    """Name the other routes' errors on the first; `add_note` came only with Python 3.11."""
-    notes = getattr(first, "__notes__", None)
-    lines = [f"route {route!r} was tried next and failed too: {type(e).__name__}: {e}" for route, e in others]
-    with contextlib.suppress(AttributeError, TypeError):  # an exception may refuse attributes
-        first.__notes__ = [*(notes or []), *lines]  # type: ignore[attr-defined]

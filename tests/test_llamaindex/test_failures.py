@@ -78,8 +78,18 @@ def test_errors_that_another_route_would_meet_too_do_not_fall_back(kit: Any):
         assert caught.value is error and made.strong.hits == 0
 
 
-@pytest.mark.parametrize("second", [TimeoutError("strong late"), Refused("wrong key for strong")])
-async def test_when_all_fail_the_first_error_is_raised_and_names_the_others(second: Exception, kit: Any):
+def test_a_lasting_failure_of_the_fallback_surfaces_itself(kit: Any):
+    first, second = ConnectionError("weak down"), Refused("wrong key for strong")
+    made = kit.pair(weak=kit.Fake(fail=first), strong=kit.Fake(fail=second), fallback="stronger")
+    with pytest.raises(Refused) as caught:
+        made.llm.complete(kit.EASY)
+    assert caught.value is second
+    assert second.__notes__ == ["route 'weak' was tried too and failed: ConnectionError: weak down"]
+
+
+async def test_when_all_fail_the_first_error_is_raised_and_names_the_others(kit: Any):
+    second = TimeoutError("strong late")
+
     async def asked(llm: Any) -> None:
         await llm.acomplete(kit.EASY)
 
@@ -95,7 +105,7 @@ async def test_when_all_fail_the_first_error_is_raised_and_names_the_others(seco
             if asyncio.iscoroutine(out):
                 await out
         assert caught.value is first
-        assert first.__notes__ == [f"route 'strong' was tried next and failed too: {type(second).__name__}: {second}"]
+        assert first.__notes__ == ["route 'strong' was tried too and failed: TimeoutError: strong late"]
         assert first.__context__ is None and first.__cause__ is None  # no consequence of the second
 
 

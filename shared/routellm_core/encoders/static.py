@@ -1,4 +1,4 @@
-"""Static embeddings: one vector a token, averaged. No neural network runs, so a prompt takes about 0.1 ms."""
+"""Static embeddings: one vector a token, averaged. No neural network runs."""
 
 from __future__ import annotations
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from routellm_core.policy.arguments import POLICY_DEFAULTS, named_routes, policy_from
 from routellm_core.policy.collect import collect_decisions, observe
-from routellm_core.policy.fallback import may_fall_back
+from routellm_core.policy.fallback import error_to_raise, may_fall_back
 from routellm_core.policy.text import routing_text
 from routellm_core.policy.threshold import RouteRequest, RoutingPolicy
 
@@ -13,6 +13,7 @@ __all__ = [
     "RouteRequest",
     "RoutingPolicy",
     "collect_decisions",
+    "error_to_raise",
     "may_fall_back",
     "named_routes",
     "observe",

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import socket
 import sys
+from collections.abc import Sequence
 from concurrent.futures import TimeoutError as FutureTimeoutError
 
-__all__ = ["may_fall_back"]
+__all__ = ["error_to_raise", "may_fall_back"]
 
 _CONFLICT_OR_BUSY = (408, 409, 429)
 # before Python 3.11 the timeouts of asyncio and of futures are classes of their own
@@ -39,6 +41,30 @@ def may_fall_back(error: BaseException) -> bool:
         return retryable
     # client libraries raise an error of their own from the one their HTTP client met
     return _is_out_of_reach(error) or _is_out_of_reach(error.__cause__)
+
+
+def error_to_raise(failures: Sequence[tuple[str, Exception]], *, last_is_passing: bool) -> Exception:
+    """What the caller gets when no route has answered, with what the other routes said in its `__notes__`.
+
+    The last error itself where no other route could have survived it: a wrong key, a bug, or the control
+    flow of an agent framework must not hide behind a busy server. Else the first: that is the route the
+    call was meant for.
+
+    Args:
+        failures: Routes and their errors, in order; at least one.
+        last_is_passing: Whether another route, were one left, could have survived the last error.
+    """
+    chosen = failures[0][1] if last_is_passing else failures[-1][1]
+    notes = [
+        f"route {route!r} was tried too and failed: {type(error).__name__}: {error}"
+        for route, error in failures
+        if error is not chosen
+    ]
+    if notes:
+        with contextlib.suppress(AttributeError, TypeError):  # an exception may refuse attributes
+            # not add_note(), which is there only from Python 3.11
+            chosen.__notes__ = [*getattr(chosen, "__notes__", []), *notes]  # type: ignore[attr-defined]
+    return chosen
 
 
 def _status(error: Exception) -> int | None:
