@@ -23,9 +23,12 @@ from routellm_core.errors import ConfigurationError, RouterFormatError
 
 __all__ = [
     "CONFIG",
+    "FILES",
     "FORMAT",
     "TENSORS",
+    "check_files",
     "digest_of",
+    "digests_of_files",
     "read_config",
     "read_tensors",
     "replace_folder",
@@ -37,7 +40,8 @@ __all__ = [
 FORMAT = 1  # raised when an older version could not read the folder any more
 CONFIG = "config.json"
 TENSORS = "model.safetensors"
-_OURS = (CONFIG, TENSORS, "encoder")
+FILES = "files"  # folder of what a router keeps beside its tensors, such as a transformer
+_OURS = (CONFIG, TENSORS, FILES, "encoder")
 _REPLACED = ".replaced"  # suffix of the previous folder while a new one takes its name
 
 
@@ -139,6 +143,38 @@ def read_tensors(folder: Path, sha256: str | None = None) -> dict[str, NDArray[A
             "copy the whole folder again"
         )
     return dict(tensors)
+
+
+def digests_of_files(folder: Path) -> dict[str, str]:
+    """SHA-256 of every file below a folder, by its path in it; nothing if there is no such folder."""
+    paths = sorted(path for path in folder.rglob("*") if path.is_file())
+    return {path.relative_to(folder).as_posix(): _sha256(path) for path in paths}
+
+
+def check_files(folder: Path, digests: Mapping[str, str]) -> None:
+    """Check that the files which `digests_of_files` saw are all there and unchanged.
+
+    Raises:
+        RouterFormatError: One is missing, unreadable or another.
+    """
+    for name, digest in digests.items():
+        path = folder / name
+        try:
+            found = _sha256(path)
+        except OSError as error:
+            raise RouterFormatError(f"{path} cannot be read: {error.strerror or error}") from error
+        if found != digest:
+            raise RouterFormatError(
+                f"{path} is not the file that {CONFIG} was written with (SHA-256 differs); copy the whole folder again"
+            )
+
+
+def _sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 def replace_folder(folder: Path, fill: Callable[[Path], None]) -> None:

@@ -14,7 +14,14 @@ from numpy.typing import NDArray
 from routellm_core.calibration import Calibration
 from routellm_core.encoders.base import Encoder, checked_texts
 from routellm_core.errors import ConfigurationError, RouteLLMError, ScoringError
-from routellm_core.persistence import FORMAT, replace_folder, write_config, write_tensors
+from routellm_core.persistence import (
+    FILES,
+    FORMAT,
+    digests_of_files,
+    replace_folder,
+    write_config,
+    write_tensors,
+)
 
 __all__ = ["Router", "checked_win_rates"]
 
@@ -88,12 +95,26 @@ class Router(ABC):
         """What model.safetensors keeps."""
         return {}
 
+    def save_files(self, folder: Path) -> None:  # noqa: B027 - most routers have no files
+        """Write what settings and tensors cannot hold, such as a transformer, to an empty folder."""
+
     @classmethod
     def restore(
         cls, settings: Mapping[str, Any], tensors: Mapping[str, NDArray[Any]], encoder: Encoder | None
     ) -> Router:
         """The router that had these settings and tensors. Reads known keys only."""
         raise ConfigurationError(f"a router of kind {cls.kind!r} cannot be loaded")
+
+    @classmethod
+    def restore_with_files(
+        cls,
+        settings: Mapping[str, Any],
+        tensors: Mapping[str, NDArray[Any]],
+        encoder: Encoder | None,
+        files: Path,
+    ) -> Router:
+        """`restore` for routers that also wrote files; `files` holds what `save_files` wrote."""
+        return cls.restore(settings, tensors, encoder)
 
     def save(self, folder: str | Path) -> None:
         """Write the router to a folder, whole or not at all; a saved router there is replaced.
@@ -118,6 +139,12 @@ class Router(ABC):
             config["tensors_sha256"] = write_tensors(target, tensors)
             if self.encoder is not None:
                 self.encoder.save_files(target / "encoder")
+            (target / FILES).mkdir()
+            self.save_files(target / FILES)
+            if digests := digests_of_files(target / FILES):
+                config["files_sha256"] = digests
+            else:
+                (target / FILES).rmdir()
             write_config(target, config)
 
         replace_folder(Path(folder), fill)

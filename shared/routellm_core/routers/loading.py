@@ -10,7 +10,7 @@ from routellm_core._lazy import Registry, need
 from routellm_core.calibration import Calibration
 from routellm_core.encoders.base import Encoder, load_encoder
 from routellm_core.errors import ConfigurationError, RouteLLMError, RouterFormatError, UnknownKindError
-from routellm_core.persistence import read_config, read_tensors
+from routellm_core.persistence import FILES, check_files, read_config, read_tensors
 from routellm_core.routers.base import Router
 
 __all__ = ["EMBEDDED", "ROUTERS", "load_router", "resolve_router"]
@@ -92,7 +92,9 @@ def _load_folder(folder: Path, given: Encoder | None) -> Router:
         cls: type[Router] = ROUTERS.load(str(config.get("kind")))
         tensors = read_tensors(folder, config.get("tensors_sha256"))
         sample = tensors.pop("calibration.win_rates", None)
-        router = cls.restore(config["settings"], tensors, _encoder(config.get("encoder"), folder, given))
+        check_files(folder / FILES, config.get("files_sha256") or {})
+        encoder = _encoder(config.get("encoder"), folder, given)
+        router = cls.restore_with_files(config["settings"], tensors, encoder, folder / FILES)
         router.name = str(config.get("name") or router.kind)
         if config.get("calibration") and sample is not None:
             router.calibration = Calibration.restore(config["calibration"], sample)

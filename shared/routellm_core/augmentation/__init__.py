@@ -1,0 +1,1 @@
+"""More labels: golden ones from benchmarks with answers, and those of a judge model."""
