@@ -78,7 +78,7 @@ class Battles:
         if len(set(lengths.values())) > 1:
             raise DataError(f"columns differ in length: {', '.join(f'{k} {v}' for k, v in lengths.items())}")
         for row in np.flatnonzero(~np.isin(outcomes, (A_WINS, TIE, B_WINS)))[:1]:
-            raise DataError(f"row {row}: outcome {outcomes[row]!r} is not 1 (a wins), 0 (tie) or -1 (b wins)")
+            raise DataError(f"row {row}: outcome {outcomes[row]} is not 1 (a wins), 0 (tie) or -1 (b wins)")
         for row, (prompt, a, b) in enumerate(zip(prompts, model_a, model_b, strict=True)):
             if not isinstance(prompt, str) or not prompt.strip():
                 raise DataError(f"row {row}: the prompt is {'empty' if prompt == '' else repr(type(prompt).__name__)}")
@@ -144,6 +144,19 @@ class Battles:
         if array.shape != (len(self.prompts),):
             raise DataError(f"groups have shape {array.shape} for {len(self.prompts)} prompts")
         return replace(self, groups=array)
+
+    def with_outcome(self, outcome: ArrayLike) -> Battles:
+        """The same battles with these outcomes, shape (n,).
+
+        Raises:
+            DataError: Another shape, or a value that is none of the three.
+        """
+        array = np.asarray(outcome)
+        if array.shape != self.outcome.shape:
+            raise DataError(f"outcomes have shape {array.shape} for {len(self)} battles")
+        for row in np.flatnonzero(~np.isin(array, (A_WINS, TIE, B_WINS)))[:1]:
+            raise DataError(f"row {row}: outcome {array[row]} is not 1 (a wins), 0 (tie) or -1 (b wins)")
+        return replace(self, outcome=array.astype(np.int8))
 
     @classmethod
     def concatenated(cls, parts: Iterable[Battles]) -> Battles:

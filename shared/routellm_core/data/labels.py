@@ -8,9 +8,20 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from routellm_core.data.battles import A_WINS, TIE, Battles
-from routellm_core.errors import DataError, UnknownKindError
+from routellm_core.data.names import find_model
+from routellm_core.data.tiers import Tiers
+from routellm_core.errors import DataError
 
-__all__ = ["LABELS", "STRONG_WINS", "TIED", "WEAK_WINS", "LabelledPrompts", "labels_for_pair", "labels_for_sides"]
+__all__ = [
+    "LABELS",
+    "STRONG_WINS",
+    "TIED",
+    "WEAK_WINS",
+    "LabelledPrompts",
+    "labels_for_pair",
+    "labels_for_sides",
+    "labels_over_tiers",
+]
 
 LABELS = ("strong_wins", "tie", "weak_wins")
 """Order of the three labels everywhere, the classifiers' outputs included."""
@@ -88,14 +99,34 @@ def labels_for_sides(battles: Battles, strong: ArrayLike, weak: ArrayLike) -> La
 
 
 def labels_for_pair(battles: Battles, strong: str, weak: str) -> LabelledPrompts:
-    """Labels from the battles between two named models.
+    """Labels from the battles between two named models, found by their usual spellings.
 
     Raises:
-        UnknownKindError: No battle has a model of that name.
-        DataError: They never met.
+        UnknownKindError: No battle has a model of that name, or several could be meant.
+        DataError: They never met, or are one model.
     """
-    for name in (strong, weak):
-        if name not in battles.models:
-            raise UnknownKindError(f"no battle has a model {name!r}; there are {', '.join(sorted(battles.models))}")
     models = np.array(battles.models, dtype=object)
-    return labels_for_sides(battles, models == strong, models == weak)
+    return labels_for_sides(
+        battles, models == find_model(strong, battles.models), models == find_model(weak, battles.models)
+    )
+
+
+def labels_over_tiers(battles: Battles, tiers: Tiers) -> LabelledPrompts:
+    """Labels from the battles between the top two tiers (strong) and the third (weak); the others are left out.
+
+    Raises:
+        ConfigurationError: Fewer than three tiers.
+        DataError: No battle between those tiers.
+
+    Source: Ong et al. 2024, arXiv:2406.18665, section 4.1.
+    """
+    strong, weak = set(tiers.strong_models()), set(tiers.weak_models())
+    try:
+        return labels_for_sides(
+            battles, [model in strong for model in battles.models], [model in weak for model in battles.models]
+        )
+    except DataError as error:
+        raise DataError(
+            f"tiers of {', '.join(str(len(tier)) for tier in tiers.tiers)} models: {error}; "
+            "make fewer tiers, or name a pair of models"
+        ) from None

@@ -22,6 +22,7 @@ class Step:
         rows: Numbers of the rows that were dropped, in the step's input, ascending, shape (d,).
         reasons: Why, one a dropped row, shape (d,).
         changed: Rows that stay but were changed (merged, grouped).
+        note: What else there is to say, for people.
     """
 
     name: str
@@ -29,6 +30,7 @@ class Step:
     rows: NDArray[np.int64] = field(repr=False)
     reasons: Sequence[str] = field(repr=False)
     changed: int = 0
+    note: str = ""
 
     @property
     def after(self) -> int:
@@ -40,5 +42,9 @@ class Step:
         return dict(Counter(self.reasons).most_common())
 
     def __str__(self) -> str:
-        why = ", ".join(f"{count} {reason}" for reason, count in self.counts().items())
-        return f"{self.name}: {self.before} -> {self.after}" + (f" ({why})" if why else "")
+        why = [f"{count} {reason}" for reason, count in self.counts().items()]
+        if self.changed and not self.note:
+            why.append(f"{self.changed} changed")
+        if self.note:
+            why.append(self.note)
+        return f"{self.name}: {self.before} -> {self.after}" + (f" ({', '.join(why)})" if why else "")

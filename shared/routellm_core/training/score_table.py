@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
+from routellm_core.data.names import model_key
 from routellm_core.errors import DataError
 
 __all__ = ["PairLabels", "ScoreTable", "model_key"]
@@ -81,14 +81,3 @@ class PairLabels:
     prompts: Sequence[str] = field(repr=False)
     sources: Sequence[str] = field(repr=False)
     strong_wins: NDArray[np.bool_] = field(repr=False)
-
-
-def model_key(name: str) -> str:
-    """The name under which spellings of one model meet: lower case, without owner, host or file format.
-
-    >>> model_key("meta-llama/Meta-Llama-3.1-8B-Instruct"), model_key("Meta-Llama-3_1-8B-Instruct@host")
-    ('llama-3.1-8b-instruct', 'llama-3.1-8b-instruct')
-    """
-    key = name.lower().rsplit("/", 1)[-1].split("@", 1)[0]
-    key = re.sub(r"(?<=\d)_(?=\d)", ".", key)
-    return re.sub(r"-hf$", "", re.sub(r"^meta-", "", key))
