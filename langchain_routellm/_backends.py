@@ -36,21 +36,22 @@ def checked_models(strong: Any, weak: Any, models: Any) -> dict[str, BaseChatMod
     return routes
 
 
-def made(spec: str, route: str) -> BaseChatModel:
-    """The chat model a "provider:model" string stands for.
+def made(spec: str, route: str | None = None) -> BaseChatModel:
+    """The chat model a "provider:model" string stands for; messages name the route it is for.
 
     Raises:
         MissingExtraError: langchain, or the provider's package, is not installed.
         ConfigurationError: The provider is unknown, or refuses (a missing key, for example).
     """
-    chat_models = need("langchain.chat_models", extra="langchain", why=f"the backend {spec!r} (route {route!r})")
+    where = "" if route is None else f"route {route!r}: "
+    chat_models = need("langchain.chat_models", extra="langchain", why=f"{where}the backend {spec!r}")
     try:
         return cast("BaseChatModel", chat_models.init_chat_model(spec))
     except ImportError as error:
-        raise MissingExtraError(f"route {route!r}, backend {spec!r}: {error}") from error
+        raise MissingExtraError(f"{where}the backend {spec!r}: {error}") from error
     except Exception as error:
         raise ConfigurationError(
-            f"route {route!r}: the backend {spec!r} cannot be made: {type(error).__name__}: {error}"
+            f"{where}the backend {spec!r} cannot be made: {type(error).__name__}: {' '.join(str(error).split())}"
         ) from error
 
 

@@ -30,7 +30,7 @@ from langchain_routellm._structured import StructuredRoute
 from langchain_routellm._tools import DeferredTools, RouterBinding
 from routellm_core.errors import ConfigurationError
 from routellm_core.policy import POLICY_DEFAULTS, RoutingPolicy, policy_from
-from routellm_core.routers import Router
+from routellm_core.routers import Router, router_and_threshold
 from routellm_core.types import Fallback, OnError, Stickiness
 
 __all__ = ["ChatRouteLLM"]
@@ -55,7 +55,10 @@ class ChatRouteLLM(BaseChatModel):
             (needs the package langchain and the provider's own). Generation settings belong to the backends.
         weak: The cheaper backend.
         models: Instead of both: backends by route name, weakest first.
-        router: What scores: "default", a folder, a hub name or a `Router`.
+        router: What scores: "default", a folder, a hub name or a `Router`; "router-mf-0.11593" names a published
+            router together with its threshold.
+        encoder: With a router's name: the embedding model it reads: LangChain or LlamaIndex embeddings, an OpenAI
+            client, an `Encoder`, or a name such as "openai:text-embedding-3-small".
         threshold: Win rates from here on go to the strong model, 0..1; N routes: N-1 ascending cuts.
         strong_share: Instead of `threshold`, for two routes: the share of prompts that should go strong.
         policy: Instead of all routing options: a `RoutingPolicy` over the same route names.
@@ -91,6 +94,7 @@ class ChatRouteLLM(BaseChatModel):
     # frozen: what decides is made from them once, and would not follow an assignment; model_copy() does
     models: dict[str, BaseChatModel | str] = Field(default_factory=dict, frozen=True)
     router: Any = Field(default="default", exclude=True, frozen=True)
+    encoder: Any = Field(default=None, exclude=True, repr=False, frozen=True)
     threshold: Any = Field(default=None, frozen=True)
     strong_share: float | None = Field(default=None, frozen=True)
     policy: Any = Field(default=None, exclude=True, repr=False, frozen=True)
@@ -112,6 +116,7 @@ class ChatRouteLLM(BaseChatModel):
         weak: BaseChatModel | str | None = None,
         models: Mapping[str, BaseChatModel | str] | None = None,
         router: Router | str | Path = "default",
+        encoder: Any = None,
         threshold: float | Sequence[float] | None = None,
         strong_share: float | None = None,
         policy: RoutingPolicy | None = None,
@@ -130,6 +135,7 @@ class ChatRouteLLM(BaseChatModel):
             raise ConfigurationError(f"text= is a function from the messages to a str, got {type(text).__name__}")
         options = {
             "router": router,
+            "encoder": encoder,
             "threshold": threshold,
             "strong_share": strong_share,
             "stickiness": stickiness,
@@ -138,6 +144,7 @@ class ChatRouteLLM(BaseChatModel):
             "router_timeout_s": router_timeout_s,
         }
         decides = policy_from(policy, tuple(routes), options)
+        names_threshold = isinstance(router, str) and router_and_threshold(router) is not None
         unknown = sorted(set(kwargs) - set(type(self).model_fields))
         for name in unknown:
             meant = difflib.get_close_matches(name, _OPTIONS, n=1, cutoff=0.75)
@@ -160,7 +167,8 @@ class ChatRouteLLM(BaseChatModel):
             policy=policy,
             text=text,
             profile=profile,
-            threshold=threshold if policy is None else decides.settings()["threshold"],
+            # of a policy, or of a router's name that holds one, what it amounts to; copies would lose it
+            threshold=threshold if policy is None and not names_threshold else decides.settings()["threshold"],
             strong_share=strong_share,
             stickiness=decides.stickiness,
             fallback=decides.fallback,

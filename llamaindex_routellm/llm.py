@@ -63,7 +63,10 @@ class RouteLLM(FunctionCallingLLM):
         strong: Backend of the route "strong": an LLM, or a string such as "openai:gpt-4.1".
         weak: Backend of the route "weak".
         models: Instead of these two: any number of routes, `{name: backend}`, weakest first.
-        router: What scores: "default", a folder, a hub name or a `Router`.
+        router: What scores: "default", a folder, a hub name or a `Router`; "router-mf-0.11593" names a published
+            router together with its threshold.
+        encoder: With a router's name: the embedding model it reads: LangChain or LlamaIndex embeddings, an OpenAI
+            client, an `Encoder`, or a name such as "openai:text-embedding-3-small".
         threshold: Win rates from here on go strong, in [0, 1]; with N routes N-1 ascending numbers.
         strong_share: Instead of `threshold`: the share of prompts that should go strong.
         policy: Instead of `router` and all words about routing: a `RoutingPolicy` over the same routes.
@@ -107,6 +110,7 @@ class RouteLLM(FunctionCallingLLM):
         *,
         models: Mapping[str, LLM | str] | None = None,
         router: Router | str | Path | None = None,
+        encoder: Any = None,
         threshold: float | Sequence[float] | None = None,
         strong_share: float | None = None,
         policy: RoutingPolicy | None = None,
@@ -127,6 +131,7 @@ class RouteLLM(FunctionCallingLLM):
             tuple(chosen),
             {
                 "router": router,
+                "encoder": encoder,
                 "threshold": threshold,
                 "strong_share": strong_share,
                 "stickiness": stickiness,

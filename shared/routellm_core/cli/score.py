@@ -26,8 +26,16 @@ def score(
     ] = None,
     column: Annotated[str, typer.Option(help="Field of a JSONL line that holds the prompt.")] = "prompt",
     router: Annotated[
-        str, typer.Option(help="'default', 'random', a folder, or owner/name on the Hugging Face hub.")
+        str,
+        typer.Option(
+            help="'default', 'random', a folder, owner/name on the Hugging Face hub, or a published one with its "
+            "threshold: router-mf-0.11593."
+        ),
     ] = "default",
+    encoder: Annotated[
+        str | None,
+        typer.Option(help="The embedding model, for a router that needs one given: openai:text-embedding-3-small."),
+    ] = None,
     threshold: Annotated[
         float | None,
         typer.Option(help="Strong from this win rate on, 0..1. Default: the one for a strong share of .5."),
@@ -59,7 +67,7 @@ def score(
 
     from routellm_core.policy import RoutingPolicy
 
-    policy = RoutingPolicy(router, threshold=threshold, strong_share=strong_share, on_error="raise")
+    policy = RoutingPolicy(router, encoder=encoder, threshold=threshold, strong_share=strong_share, on_error="raise")
     scored = _scored(rows, column, policy)
     if output is not None and str(output) != "-":
         try:

@@ -6,14 +6,29 @@ from typing import TYPE_CHECKING, Any
 
 from routellm_core._lazy import load
 from routellm_core.encoders.base import ENCODERS, Encoder, load_encoder
+from routellm_core.encoders.resolve import as_encoder, resolve_encoder
 
 if TYPE_CHECKING:
     from routellm_core.encoders.hashing import HashingEncoder as HashingEncoder
+    from routellm_core.encoders.remote import RemoteEncoder as RemoteEncoder
     from routellm_core.encoders.stacked import StackedEncoder as StackedEncoder
     from routellm_core.encoders.static import StaticEncoder as StaticEncoder
     from routellm_core.encoders.surface import SurfaceEncoder as SurfaceEncoder
+    from routellm_core.encoders.transformer import TransformerEncoder as TransformerEncoder
 
-__all__ = ["ENCODERS", "Encoder", "HashingEncoder", "StackedEncoder", "StaticEncoder", "SurfaceEncoder", "load_encoder"]
+__all__ = [
+    "ENCODERS",
+    "Encoder",
+    "HashingEncoder",
+    "RemoteEncoder",
+    "StackedEncoder",
+    "StaticEncoder",
+    "SurfaceEncoder",
+    "TransformerEncoder",
+    "as_encoder",
+    "load_encoder",
+    "resolve_encoder",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -22,10 +22,16 @@ class Encoder(ABC):
 
     Subclasses implement `_encode`, `dim`, `digest` and `settings`, and say with `is_quick` whether
     a single call takes well under a millisecond. Those with files also override `save_files`.
+
+    Attributes:
+        kind: Its name in the table of encoders.
+        is_quick: A single text takes well under a millisecond.
+        is_async: `aencode` waits for a service of its own accord; no thread is needed.
     """
 
     kind: ClassVar[str]
     is_quick: bool = False
+    is_async: bool = False
 
     @property
     @abstractmethod
@@ -76,15 +82,23 @@ class Encoder(ABC):
         except Exception as error:
             # the type only: somebody else's message may quote the prompt, and ours go into records and logs
             raise EncoderError(f"encoder {self.name!r} failed with {type(error).__name__}") from error
-        if vectors.shape != (len(checked), self.dim):
-            raise EncoderError(f"encoder {self.name!r} gave shape {vectors.shape}, expected {(len(checked), self.dim)}")
+        return self._checked(vectors, len(checked))
+
+    def _checked(self, vectors: NDArray[Any], n_texts: int) -> NDArray[np.float32]:
+        """What `_encode` gave, as float32.
+
+        Raises:
+            EncoderError: It has a wrong shape or is not finite.
+        """
+        if vectors.shape != (n_texts, self.dim):
+            raise EncoderError(f"encoder {self.name!r} gave shape {vectors.shape}, expected {(n_texts, self.dim)}")
         if not np.isfinite(vectors).all():
             row = int(np.flatnonzero(~np.isfinite(vectors).all(axis=1))[0])
             raise EncoderError(f"encoder {self.name!r} gave a vector that is not finite for text {row}")
         return vectors.astype(np.float32, copy=False)
 
     async def aencode(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        """`encode` in a thread; encoders with an asynchronous client override it."""
+        """`encode` in a thread; encoders with an asynchronous client override it, and say so with `is_async`."""
         return await asyncio.to_thread(self.encode, texts)
 
     def save_files(self, folder: Path) -> None:  # noqa: B027 - most encoders have no files
@@ -110,9 +124,11 @@ ENCODERS = Registry(
     "encoder",
     {
         "hashing": "routellm_core.encoders.hashing:HashingEncoder",
+        "remote": "routellm_core.encoders.remote:RemoteEncoder",
         "stacked": "routellm_core.encoders.stacked:StackedEncoder",
         "static": "routellm_core.encoders.static:StaticEncoder",
         "surface": "routellm_core.encoders.surface:SurfaceEncoder",
+        "transformer": "routellm_core.encoders.transformer:TransformerEncoder",
     },
     group="routellm_core.encoders",
 )

@@ -16,6 +16,7 @@ Backend = TypeVar("Backend")
 POLICY_DEFAULTS: Mapping[str, Any] = MappingProxyType(
     {
         "router": "default",
+        "encoder": None,
         "threshold": None,
         "strong_share": None,
         "stickiness": "tool_loop",

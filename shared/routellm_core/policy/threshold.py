@@ -17,10 +17,11 @@ from typing import Any, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from routellm_core.calibration.share import check_thresholds
+from routellm_core.calibration import Budget
+from routellm_core.calibration.thresholds import check_thresholds
 from routellm_core.errors import ConfigurationError, DataError, RouteLLMError, ScoringError, UnknownKindError
 from routellm_core.policy.threads import ScoringThreads
-from routellm_core.routers import Router, resolve_router
+from routellm_core.routers import Router, resolve_router, router_and_threshold
 from routellm_core.routers.base import checked_win_rates
 from routellm_core.types import Decision, Fallback, OnError, Reason, Stickiness
 
@@ -61,11 +62,17 @@ class RoutingPolicy:
     capability (which never moves a forced call or an open tool loop).
 
     Args:
-        router: What scores: "default", a folder, a hub name or a `Router`.
+        router: What scores: "default", a folder, a hub name or a `Router`; "router-mf-0.11593" names a published
+            router together with its threshold.
+        encoder: With a router's name: the embedding model it reads, see `load_router`.
         routes: Names, weakest first, at least two.
         threshold: Cut in [0, 1]; with N routes N-1 ascending cuts. 0.0 (all strong) and 1.0 are values.
         strong_share: Instead of `threshold`, for two routes: the share of prompts like those the
-            router was calibrated on that should go strong. Neither given: share .5 (N routes: equal shares).
+            router was calibrated on that should go strong. None of the four given: the threshold saved with
+            the router, which is that of share .5 unless it was calibrated otherwise (N routes: equal shares).
+        budget: Instead, for two routes: money, turned into a strong share by what calls cost.
+        quality_floor: Instead, for two routes: fraction of the strong model's mean quality that must be kept,
+            see `Calibration.at`; the router's calibration must have kept its labels.
         stickiness: Which earlier decisions are kept: "none", "tool_loop" or "conversation".
         fallback: Routes tried when one fails before its first token: "none", "stronger" or "any".
         on_error: The route when scoring fails or is late, or there is nothing to score; "raise" raises.
@@ -80,9 +87,12 @@ class RoutingPolicy:
         self,
         router: Router | str | Path = "default",
         *,
+        encoder: Any = None,
         routes: Sequence[str] = ("weak", "strong"),
         threshold: float | Sequence[float] | None = None,
         strong_share: float | None = None,
+        budget: Budget | None = None,
+        quality_floor: float | None = None,
         stickiness: Stickiness = "tool_loop",
         fallback: Fallback = "none",
         on_error: OnError = "strong",
@@ -96,24 +106,32 @@ class RoutingPolicy:
         _one_of("on_error", on_error, OnError)
         if router_timeout_s is not None and not (_is_number(router_timeout_s) and router_timeout_s > 0):
             raise ConfigurationError(f"router_timeout_s must be None or seconds above 0, got {router_timeout_s!r}")
-        if threshold is not None and strong_share is not None:
-            raise ConfigurationError("give threshold= or strong_share=, not both")
-        self.router = resolve_router(router)
+        wanted = {"strong_share": strong_share, "budget": budget, "quality_floor": quality_floor}
+        wanted = {name: value for name, value in wanted.items() if value is not None}
+        cuts = [f"{name}=" for name in (*(["threshold"] if threshold is not None else []), *wanted)]
+        if len(cuts) > 1:
+            raise ConfigurationError(f"give {' or '.join(cuts)}, not {'both' if len(cuts) == 2 else 'several'}")
+        named = router_and_threshold(router) if isinstance(router, str) else None
+        if named is not None:
+            if cuts:
+                raise ConfigurationError(f"{router!r} names its threshold: give no {cuts[0]} beside it")
+            router, threshold = named
+        self.router = resolve_router(router, encoder=encoder)
         self.stickiness: Stickiness = stickiness
         self.fallback: Fallback = fallback
         self.on_error: OnError = on_error
         self.router_timeout_s = router_timeout_s
-        self.thresholds = self._own_cuts(threshold, strong_share)
+        self.thresholds = self._own_cuts(threshold, wanted)
         self._threads = ScoringThreads()
 
     # -- cuts
-    def _own_cuts(self, threshold: float | Sequence[float] | None, strong_share: float | None) -> tuple[float, ...]:
+    def _own_cuts(self, threshold: float | Sequence[float] | None, wanted: dict[str, Any]) -> tuple[float, ...]:
         if threshold is not None:
             return self._checked_cuts(threshold)
         calibration = self.router.calibration
-        if strong_share is not None and len(self.routes) > 2:
+        if wanted and len(self.routes) > 2:
             raise ConfigurationError(
-                f"strong_share is for two routes; for {len(self.routes)} give "
+                f"{next(iter(wanted))} is for two routes; for {len(self.routes)} give "
                 f"threshold=[{len(self.routes) - 1} ascending numbers]"
             )
         if calibration is None:
@@ -123,7 +141,7 @@ class RoutingPolicy:
             )
         if len(self.routes) > 2:
             return tuple(calibration.cuts(len(self.routes)))
-        return (calibration.at(strong_share=0.5 if strong_share is None else strong_share).threshold,)
+        return ((calibration.at(**wanted) if wanted else calibration).threshold,)
 
     def _checked_cuts(self, threshold: float | Sequence[float]) -> tuple[float, ...]:
         try:
@@ -283,7 +301,7 @@ class RoutingPolicy:
         if self.router_timeout_s is None and self.router.is_quick and len(texts) <= _INLINE_PROMPTS:
             return self.router.win_rate(texts)
         waiting: Awaitable[Any]
-        if type(self.router).awin_rate is not Router.awin_rate:
+        if self.router.is_async:
             waiting = self.router.awin_rate(texts)
         else:
             run = contextvars.copy_context().run

@@ -30,6 +30,8 @@ class Router(ABC):
     """Estimates, for each prompt, the chance that the strong model's answer beats the weak one's.
 
     A new router implements `_score`; to be saved it also implements `settings`, `tensors` and `restore`.
+    One that works on its encoder's vectors puts that part into `_score_vectors`: with an encoder that
+    awaits its service, `awin_rate` then does too.
 
     Attributes:
         kind: Its name in the table of routers.
@@ -37,9 +39,11 @@ class Router(ABC):
         encoder: What turns prompts into vectors; None for routers that need none.
         calibration: The win rates it was calibrated on; gives thresholds for strong shares.
         is_quick: A single prompt takes well under a millisecond, so it may be scored on an event loop.
+        maps_tensors: Whether its tensors stay in the file they are loaded from, see `persistence.read_tensors`.
     """
 
     kind: ClassVar[str]
+    maps_tensors: ClassVar[bool] = False
     is_quick: bool = False
     encoder: Encoder | None = None
 
@@ -55,6 +59,10 @@ class Router(ABC):
     @abstractmethod
     def _score(self, prompts: list[str]) -> NDArray[np.float64]:
         """Win rates of at least one prompt, shape (len(prompts),). Every element is a str."""
+
+    def _score_vectors(self, vectors: NDArray[np.float32]) -> NDArray[np.float64]:
+        """`_score` from the encoder's vectors of the prompts, shape (n, encoder.dim)."""
+        raise NotImplementedError
 
     def win_rate(self, prompts: Sequence[str]) -> NDArray[np.float64]:
         """Chance that the strong model's answer beats the weak one's; a tie counts for the weak model.
@@ -78,13 +86,35 @@ class Router(ABC):
         except RouteLLMError:
             raise
         except Exception as error:
-            # the type only: somebody else's message may quote the prompt, and ours go into records and logs
-            raise ScoringError(f"router {self.name!r} failed with {type(error).__name__}") from error
+            raise self._failure(error) from error
         return checked_win_rates(win_rates, len(texts), self.name)
 
+    @property
+    def is_async(self) -> bool:
+        """Whether `awin_rate` awaits a service of its own accord; else it takes a thread."""
+        cls = type(self)
+        if cls.awin_rate is not Router.awin_rate:
+            return True
+        return self.encoder is not None and self.encoder.is_async and cls._score_vectors is not Router._score_vectors
+
     async def awin_rate(self, prompts: Sequence[str]) -> NDArray[np.float64]:
-        """`win_rate` in a thread; routers with an asynchronous client override it."""
-        return await asyncio.to_thread(self.win_rate, prompts)
+        """`win_rate` without blocking the event loop: awaits the encoder's service if it has one, else in a thread."""
+        if self.encoder is None or not self.is_async:
+            return await asyncio.to_thread(self.win_rate, prompts)
+        texts = checked_texts(prompts, what="prompt")
+        if not texts:
+            return np.zeros(0)
+        try:
+            win_rates = await asyncio.to_thread(self._score_vectors, await self.encoder.aencode(texts))
+        except RouteLLMError:
+            raise
+        except Exception as error:
+            raise self._failure(error) from error
+        return checked_win_rates(win_rates, len(texts), self.name)
+
+    def _failure(self, error: Exception) -> ScoringError:
+        # the type only: somebody else's message may quote the prompt, and ours go into records and logs
+        return ScoringError(f"router {self.name!r} failed with {type(error).__name__}")
 
     # -- saving
     def settings(self) -> dict[str, Any]:
@@ -133,7 +163,7 @@ class Router(ABC):
         }
         if self.calibration is not None:
             config["calibration"] = self.calibration.to_dict()
-            tensors["calibration.win_rates"] = self.calibration.win_rates
+            tensors |= {f"calibration.{name}": array for name, array in self.calibration.tensors().items()}
 
         def fill(target: Path) -> None:
             config["tensors_sha256"] = write_tensors(target, tensors)

@@ -1,7 +1,8 @@
-"""An endpoint that speaks the OpenAI chat protocol on 127.0.0.1, so that real clients run without a network."""
+"""An endpoint that speaks OpenAI's protocol on 127.0.0.1, so that real clients run without a network."""
 
 from __future__ import annotations
 
+import base64
 import json
 import threading
 import time
@@ -10,6 +11,11 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import TracebackType
 from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from routellm_core.persistence import digest_of
 
 __all__ = ["LoopbackOpenAI", "Reply", "ToolCall"]
 
@@ -66,9 +72,12 @@ class LoopbackOpenAI:
     """`with LoopbackOpenAI() as server: ChatOpenAI(base_url=server.url, api_key="none", model="m")`.
 
     Serves `POST /v1/chat/completions`, as JSON or as server-sent events. Tokens are counted as words.
+    Serves `POST /v1/embeddings` too: each text's vector has unit length and is made from its hash, so equal
+    texts have equal vectors, see `vector`. As OpenAI does, it refuses an empty text with status 400.
 
     Args:
-        reply: From the request's body to the answer; by default the model's name and the question.
+        reply: From the request's body to the answer; by default the model's name and the question. The body of an
+            embedding request has `input` instead of `messages`, and of its answer status and delay count.
 
     Attributes:
         requests: The bodies of all requests, in order.
@@ -80,6 +89,14 @@ class LoopbackOpenAI:
         self.requests: list[dict[str, Any]] = []
         self.headers: list[dict[str, str]] = []
         self._server: ThreadingHTTPServer | None = None
+
+    @staticmethod
+    def vector(text: Any, dim: int = 1536) -> NDArray[np.float32]:
+        """The endpoint's embedding of a text, or of a list of token ids; shape (dim,), length 1."""
+        seed = int(digest_of(json.dumps(text))[:16], 16)
+        numbers = np.random.default_rng(seed).standard_normal(dim)
+        unit: NDArray[np.float32] = (numbers / np.linalg.norm(numbers)).astype(np.float32)
+        return unit
 
     @property
     def url(self) -> str:
@@ -119,16 +136,44 @@ class LoopbackOpenAI:
 
     def _answer(self, handler: BaseHTTPRequestHandler) -> None:
         body = json.loads(handler.rfile.read(int(handler.headers["Content-Length"])))
+        is_embedding = handler.path.endswith("/embeddings")
         self.requests.append(body)
         self.headers.append({name.lower(): value for name, value in handler.headers.items()})
-        reply = self.reply(body)
+        # the default answer looks at messages, which an embedding request has none of
+        reply = Reply() if is_embedding and self.reply is _echo else self.reply(body)
+        if is_embedding and any(not text for text in _inputs(body)):
+            reply = Reply(status=400)
         time.sleep(reply.delay_s)
         if reply.status >= 400:
             _send_json(handler, reply.status, {"error": {"message": f"scripted {reply.status}", "type": "scripted"}})
+        elif is_embedding:
+            _send_json(handler, 200, _embeddings(body))
         elif body.get("stream"):
             _send_events(handler, body, reply)
         else:
             _send_json(handler, 200, _completion(body, reply))
+
+
+def _inputs(body: dict[str, Any]) -> list[Any]:
+    given = body["input"]
+    is_one = isinstance(given, str) or (given and isinstance(given[0], int))
+    return [given] if is_one else list(given)
+
+
+def _embeddings(body: dict[str, Any]) -> dict[str, Any]:
+    vectors = [LoopbackOpenAI.vector(text, int(body.get("dimensions") or 1536)) for text in _inputs(body)]
+    packed = body.get("encoding_format") == "base64"
+    data = [
+        {
+            "object": "embedding",
+            "index": i,
+            "embedding": base64.b64encode(each.tobytes()).decode() if packed else each.tolist(),
+        }
+        for i, each in enumerate(vectors)
+    ]
+    tokens = sum(len(str(text).split()) for text in _inputs(body))
+    usage = {"prompt_tokens": tokens, "total_tokens": tokens}
+    return {"object": "list", "data": data, "model": body["model"], "usage": usage}
 
 
 def _usage(body: dict[str, Any], reply: Reply) -> dict[str, int]:
