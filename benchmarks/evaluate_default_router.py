@@ -9,28 +9,15 @@ on these sets: choose on training data, and run this once per released router.
 from __future__ import annotations
 
 import argparse
-import os
 from datetime import date
 from pathlib import Path
 
 import numpy as np
-import pyarrow.parquet as pq
 from card import fill
+from evaluation_sets import BENCHMARKS, DATA, digest, need, read
 
 from routellm_core import load_router
 from routellm_core.evaluation import apgr, apgr_interval, cpt, paper_apgr, paper_cpt
-from routellm_core.persistence import digest_of
-
-ROOT = Path(__file__).resolve().parent.parent
-BENCHMARKS = (("MMLU", "mmlu"), ("GSM8K", "gsm8k"), ("MT-Bench", "mt_bench"))
-
-
-def read(path: Path) -> tuple[list[str], np.ndarray, np.ndarray]:
-    """Prompts, strong and weak scores, without the contaminated rows (as the paper evaluates)."""
-    table = pq.read_table(path)
-    kept = [not c for c in table["contaminated"].to_pylist()]
-    table = table.filter(kept)
-    return table["prompt"].to_pylist(), table["strong_score"].to_numpy(), table["weak_score"].to_numpy()
 
 
 def cell(value: float | None) -> str:
@@ -45,7 +32,7 @@ def rows(data: Path, resamples: int) -> list[str]:
         "|---|---|---|---|---|---|---|---|---|",
     ]
     for title, name in BENCHMARKS:
-        prompts, strong, weak = read(data / "eval" / f"{name}.parquet")
+        prompts, strong, weak = read(data, name)
         scorers = {
             "default": router.win_rate(prompts),
             "prompt length": np.array([float(len(p)) for p in prompts]),
@@ -71,23 +58,19 @@ def rows(data: Path, resamples: int) -> list[str]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "--data", type=Path, default=Path(os.environ.get("ROUTELLM_DATA") or ROOT / ".." / "shared" / "data")
-    )
+    parser.add_argument("--data", type=Path, default=DATA)
     parser.add_argument("--resamples", type=int, default=1000)
     parser.add_argument("--card", action="store_true", help="put the table into the licence card")
     arguments = parser.parse_args()
-    if not (arguments.data / "eval").is_dir():
-        raise SystemExit(f"no evaluation data in {arguments.data}; see benchmarks/README.md, or give --data")
+    need(arguments.data)
     table = rows(arguments.data, arguments.resamples)
-    digest = digest_of(*((arguments.data / "eval" / f"{name}.parquet").read_bytes() for _, name in BENCHMARKS))[:12]
     text = "\n".join(
         [
             *table,
             "",
             f"Measured on {date.today()} by `python benchmarks/evaluate_default_router.py`: "
             "gpt-4-1106-preview against Mixtral-8x7B-Instruct, contaminated prompts dropped, percentile "
-            f"bootstrap over prompts ({arguments.resamples} resamples, seed 0), data digest {digest}. A "
+            f"bootstrap over prompts ({arguments.resamples} resamples, seed 0), data {digest(arguments.data)}. A "
             "difference under 0.1 on MT-Bench's 72 prompts is noise.",
         ]
     )

@@ -8,7 +8,14 @@ from typing import Annotated
 import typer
 
 from routellm_core._version import __version__
+from routellm_core.cli.augment import augment
+from routellm_core.cli.calibrate import calibrate
+from routellm_core.cli.compare import compare
+from routellm_core.cli.drift import drift
+from routellm_core.cli.evaluate import evaluate
+from routellm_core.cli.report import report
 from routellm_core.cli.score import score
+from routellm_core.cli.train import train
 from routellm_core.errors import RouteLLMError
 
 __all__ = ["app", "run"]
@@ -37,7 +44,14 @@ def _root(
     pass
 
 
+app.command()(calibrate)
+app.command()(compare)
+app.command()(drift)
+app.command()(evaluate)
+app.command()(report)
 app.command()(score)
+app.command()(train)
+app.add_typer(augment, name="augment")
 
 
 def run() -> None:

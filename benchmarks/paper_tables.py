@@ -1,0 +1,249 @@
+"""The paper's four routers, trained by the commands a user would type, on the paper's three benchmarks.
+
+    python benchmarks/paper_tables.py --work FOLDER [--minilm FOLDER] [--smollm FOLDER] [--only mf sw ...]
+
+Every router is trained on Arena-shaped battles alone, then with golden labels, then with those of a judge
+too, as in the paper's tables 1 to 3. Trained routers and win rates stay in --work, so that an interrupted run goes
+on. Prints a Markdown table and writes benchmarks/results/DATE-paper-tables.json. Nothing is chosen by these figures.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from datetime import date
+from pathlib import Path
+
+import numpy as np
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from evaluation_sets import BENCHMARKS, DATA, ROOT, digest, need, read
+
+from routellm_core import Encoder, Router, load_router
+from routellm_core.encoders import load_encoder
+from routellm_core.evaluation import apgr, apgr_interval, paper_apgr, paper_cpt
+from routellm_core.persistence import digest_of, write_bytes
+
+STRONG, WEAK = "gpt-4-1106-preview", "Mixtral-8x7B-Instruct-v0.1"
+TRAINING_SETS = ("arena", "gold", "judge")
+KINDS = ("random", "sw", "mf", "bert", "causal")
+IN_DISTRIBUTION = ("llmrouter/gsm8k", "routerdc/gsm8k-train")  # GSM8K's training questions
+PUBLISHED = {  # CPT 50 %, CPT 80 %, APGR with augmentation; APGR on Arena data alone
+    "sw": {
+        "MMLU": (35.40, 71.55, 0.603, 0.473),
+        "GSM8K": (41.21, 72.20, 0.568, 0.475),
+        "MT-Bench": (23.21, 36.04, 0.759, 0.610),
+    },
+    "mf": {
+        "MMLU": (35.46, 71.40, 0.597, 0.524),
+        "GSM8K": (38.82, 72.62, 0.565, 0.475),
+        "MT-Bench": (13.40, 31.31, 0.802, 0.580),
+    },
+    "bert": {
+        "MMLU": (41.30, 72.20, 0.572, 0.502),
+        "GSM8K": (44.76, 79.09, 0.531, 0.438),
+        "MT-Bench": (19.58, 34.02, 0.751, 0.391),
+    },
+    "causal": {
+        "MMLU": (35.49, 70.31, 0.600, 0.499),
+        "GSM8K": (33.64, 63.26, 0.622, 0.461),
+        "MT-Bench": (31.50, 48.75, 0.679, 0.573),
+    },
+    "random": {
+        "MMLU": (50.07, 79.93, 0.500, 0.500),
+        "GSM8K": (50.00, 80.08, 0.497, 0.497),
+        "MT-Bench": (49.03, 78.08, 0.500, 0.500),
+    },
+}
+
+
+@dataclass(frozen=True)
+class Trained:
+    """One line of the table: a kind of router and what it was trained on."""
+
+    kind: str
+    training_set: str
+
+    @property
+    def name(self) -> str:
+        return f"{self.kind}-{self.training_set}"
+
+
+def augmentation(data: Path, work: Path) -> dict[str, list[Path]]:
+    """The label files of each training set, made from pairs.parquet."""
+    table = pq.read_table(data / "train" / "pairs.parquet")
+    table = table.filter(pc.invert(pc.is_in(table["source"], value_set=_array(IN_DISTRIBUTION))))
+    files = {}
+    for name, kinds in (("gold", ["correctness"]), ("judge", ["judge"])):
+        files[name] = work / f"{name}.parquet"
+        if not files[name].exists():
+            pq.write_table(table.filter(pc.is_in(table["kind"], value_set=_array(kinds))), files[name])
+    return {"arena": [], "gold": [files["gold"]], "judge": [files["gold"], files["judge"]]}
+
+
+def _array(values: object) -> object:
+    import pyarrow as pa
+
+    return pa.array(list(values))  # type: ignore[call-overload]
+
+
+def command(trained: Trained, arguments: argparse.Namespace, augment: list[Path]) -> list[str]:
+    """What a user would type."""
+    line = ["train", trained.kind, "--data", str(arguments.data / "train" / "battles.parquet")]
+    line += ["--exclude-model", "unnamed-arena-opponent", "--strong", STRONG, "--weak", WEAK]
+    for file in augment:
+        line += ["--augment", str(file)]
+    if trained.kind in ("mf", "sw"):
+        line += ["--encoder", f"transformer:{arguments.minilm}"]
+    else:
+        line += ["--base", str(arguments.minilm if trained.kind == "bert" else arguments.smollm)]
+        line += EXTRA[trained.kind]
+    return [*line, "--out", str(arguments.work / trained.name)]
+
+
+# chosen by seconds a step on two cores, before anything was evaluated
+EXTRA = {
+    "bert": ["--steps", "1000", "--max-length", "128", "--learning-rate", "5e-5"],
+    "causal": ["--steps", "300", "--max-length", "256"],
+}
+
+
+def train(trained: Trained, arguments: argparse.Namespace, augment: list[Path]) -> float | None:
+    if trained.kind == "random" or (arguments.work / trained.name / "config.json").exists():
+        return None
+    line = command(trained, arguments, augment)
+    print("routellm", *line, flush=True)
+    started = time.monotonic()
+    subprocess.run([sys.executable, "-m", "routellm_core", *line], check=True)
+    return time.monotonic() - started
+
+
+class Remembering(Encoder):
+    """Another encoder, which encodes every text once in this process: several routers score the same prompts."""
+
+    kind = "remembering"
+    _known: dict[tuple[str, str], np.ndarray] = {}
+
+    def __init__(self, encoder: Encoder) -> None:
+        self._encoder = encoder
+
+    dim = property(lambda self: self._encoder.dim)
+    digest = property(lambda self: self._encoder.digest)
+    name = property(lambda self: self._encoder.name)
+
+    def settings(self) -> dict[str, object]:
+        return self._encoder.settings()
+
+    def _encode(self, texts: list[str]) -> np.ndarray:
+        new = list({text for text in texts if (self.digest, text) not in self._known})
+        if new:
+            vectors = self._encoder.encode(new)
+            self._known.update(((self.digest, text), vector) for text, vector in zip(new, vectors, strict=True))
+        return np.stack([self._known[self.digest, text] for text in texts])
+
+
+def loaded(trained: Trained, work: Path) -> Router:
+    if trained.kind == "random":
+        return load_router("random")
+    folder = work / trained.name
+    described = json.loads((folder / "config.json").read_text(encoding="utf-8"))["encoder"]
+    if described is None:
+        return load_router(folder)
+    return load_router(folder, encoder=Remembering(load_encoder(described, folder / "encoder")))
+
+
+def win_rates(trained: Trained, name: str, prompts: list[str], work: Path) -> np.ndarray:
+    path = work / "win_rates" / f"{trained.name}-{name}-{digest_of(*prompts)[:12]}.npy"
+    if path.exists():
+        return np.load(path, allow_pickle=False)
+    router = loaded(trained, work)
+    started = time.monotonic()
+    rates = router.win_rate(prompts)
+    print(f"{trained.name}: {len(prompts)} prompts of {name} in {time.monotonic() - started:.0f} s", flush=True)
+    path.parent.mkdir(exist_ok=True)
+    np.save(path, rates, allow_pickle=False)
+    return rates
+
+
+def evaluate(trained: Trained, arguments: argparse.Namespace) -> list[dict[str, object]]:
+    rows = []
+    for title, name in BENCHMARKS:
+        prompts, strong, weak = read(arguments.data, name)
+        sampled = trained.kind == "causal" and len(prompts) > arguments.causal_prompts
+        if sampled:  # minutes instead of hours on two cores; drawn before any score is seen
+            chosen = np.sort(np.random.default_rng(0).permutation(len(prompts))[: arguments.causal_prompts])
+            prompts, strong, weak = [prompts[i] for i in chosen], strong[chosen], weak[chosen]
+        rates = win_rates(trained, name, prompts, arguments.work)
+        low, high = apgr_interval(rates, strong, weak, rng=np.random.default_rng(0))
+        rows.append(
+            {
+                "router": trained.kind,
+                "training_set": trained.training_set,
+                "benchmark": title,
+                "prompts": len(prompts),
+                "sampled": sampled,
+                "apgr": apgr(rates, strong, weak),
+                "apgr_interval": [low, high],
+                "paper_apgr": paper_apgr(rates, strong, weak),
+                "paper_cpt50": paper_cpt(rates, strong, weak, pgr=0.5),
+                "paper_cpt80": paper_cpt(rates, strong, weak, pgr=0.8),
+                "published_apgr": PUBLISHED[trained.kind][title][3 if trained.training_set == "arena" else 2],
+            }
+        )
+    return rows
+
+
+def table(rows: list[dict[str, object]]) -> str:
+    lines = [
+        "| router | trained on | " + " | ".join(title for title, _ in BENCHMARKS) + " |",
+        "| --- | --- |" + " --- |" * len(BENCHMARKS),
+    ]
+    for kind in KINDS:
+        for training_set in TRAINING_SETS:
+            cells = [r for r in rows if r["router"] == kind and r["training_set"] == training_set]
+            if cells:
+                shown = " | ".join(
+                    f"{r['apgr']:.3f} ({r['apgr_interval'][0]:.3f} to {r['apgr_interval'][1]:.3f})"  # type: ignore[index]
+                    f"{'*' if r['sampled'] else ''}; {r['published_apgr']:.3f}"
+                    for r in cells
+                )
+                lines.append(f"| {kind} | {training_set} | {shown} |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, default=DATA)
+    parser.add_argument("--work", type=Path, required=True, help="folder for trained routers and win rates")
+    parser.add_argument("--minilm", type=Path, help="folder of all-MiniLM-L6-v2; encoder of mf and sw, base of bert")
+    parser.add_argument("--smollm", type=Path, help="folder of SmolLM2-135M; base of causal")
+    parser.add_argument("--only", nargs="*", default=KINDS, choices=KINDS)
+    parser.add_argument("--sets", nargs="*", default=TRAINING_SETS, choices=TRAINING_SETS)
+    parser.add_argument("--causal-prompts", type=int, default=2000, help="prompts of a benchmark that causal scores")
+    parser.add_argument("--train-only", action="store_true", help="evaluate nothing")
+    arguments = parser.parse_args()
+    need(arguments.data)
+    arguments.work.mkdir(parents=True, exist_ok=True)
+    augment = augmentation(arguments.data, arguments.work)
+    lines = [Trained(kind, s) for kind in arguments.only for s in (arguments.sets if kind != "random" else ["arena"])]
+    seconds = {trained.name: train(trained, arguments, augment[trained.training_set]) for trained in lines}
+    if arguments.train_only:
+        return
+    rows = [row for trained in lines for row in evaluate(trained, arguments)]
+    print(table(rows))
+    path = ROOT / "benchmarks" / "results" / f"{date.today()}-paper-tables.json"
+    content = {
+        "date": str(date.today()),
+        "data_digest": digest(arguments.data),
+        "training_seconds": {name: s for name, s in seconds.items() if s is not None},
+        "rows": rows,
+    }
+    write_bytes(path, (json.dumps(content, indent=1) + "\n").encode())
+
+
+if __name__ == "__main__":
+    main()

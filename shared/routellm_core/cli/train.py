@@ -1,0 +1,184 @@
+"""`routellm train`: from raw battles to a saved router."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from routellm_core.errors import ConfigurationError, DataError
+
+__all__ = ["train"]
+
+_LABEL_SIDES = ("tiers", "pair", "none")
+_NEAR = ("group", "drop", "ignore")
+
+
+def train(
+    kind: Annotated[str, typer.Argument(help="mf, sw, bert or causal.", show_default=False)],
+    data: Annotated[
+        list[str],
+        typer.Option(
+            help="Battles: JSONL, CSV or Parquet in the Arena's layouts, or owner/name of a Hugging Face data set. "
+            "Again for more.",
+            show_default=False,
+        ),
+    ],
+    out: Annotated[Path, typer.Option(help="Folder of the trained router.", show_default=False)],
+    augment: Annotated[
+        list[str] | None,
+        typer.Option(help="Golden or judged labels, as `routellm augment` writes them. Again for more."),
+    ] = None,
+    strong: Annotated[str | None, typer.Option(help="Strong model; default: the top tier's median.")] = None,
+    weak: Annotated[str | None, typer.Option(help="Weak model; default: the third tier's median.")] = None,
+    encoder: Annotated[
+        str | None,
+        typer.Option(
+            help="mf, sw: 'default', 'hashing[:N]', 'transformer:NAME', 'static:FOLDER', 'openai:MODEL' or the folder of "
+            "a saved router. Default: 'default'."
+        ),
+    ] = None,
+    base: Annotated[str | None, typer.Option(help="bert, causal: Hugging Face model to fine-tune.")] = None,
+    labels: Annotated[
+        str,
+        typer.Option(
+            help="bert, causal: battles that label prompts: 'tiers' (top two against third), 'pair', 'none'."
+        ),
+    ] = "tiers",
+    exclude: Annotated[
+        list[str] | None,
+        typer.Option(help="Evaluation prompts: what overlaps them is dropped. Again for more."),
+    ] = None,
+    exclude_model: Annotated[list[str] | None, typer.Option(help="Drop this model's battles. Again for more.")] = None,
+    near_duplicates: Annotated[
+        str, typer.Option(help="Near-duplicate prompts: 'group' them (never split), 'drop' or 'ignore'.")
+    ] = "group",
+    tiers: Annotated[int, typer.Option(help="Number of tiers.", min=3)] = 10,
+    drop_bad: Annotated[
+        bool, typer.Option(help="Count and drop rows that cannot be used, instead of stopping.")
+    ] = False,
+    validation: Annotated[float | None, typer.Option(help="Share of prompts held out, 0..1.")] = None,
+    epochs: Annotated[int | None, typer.Option(help="mf: passes over the battles, at most.")] = None,
+    steps: Annotated[int | None, typer.Option(help="bert, causal: optimiser steps, at most.")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Rows of one step.")] = None,
+    max_length: Annotated[int | None, typer.Option(help="bert, causal: tokens of a prompt.")] = None,
+    learning_rate: Annotated[float | None, typer.Option(help="Of the optimiser.")] = None,
+    device: Annotated[
+        str | None, typer.Option(help="bert, causal: 'cpu', 'cuda', ...; default: a GPU if there is one.")
+    ] = None,
+    seed: Annotated[int | None, typer.Option(help="Of everything random.")] = None,
+    restart: Annotated[bool, typer.Option(help="Throw an unfinished training away instead of continuing it.")] = False,
+) -> None:
+    """Train a router: clean the battles, rate the models, make tiers, learn, calibrate, save.
+
+    What was dropped, and the log of the training, go to standard error. Killed, the same command continues.
+    """
+    if labels not in _LABEL_SIDES:
+        raise ConfigurationError(f"--labels is one of {', '.join(_LABEL_SIDES)}, got {labels!r}")
+    if near_duplicates not in _NEAR:
+        raise ConfigurationError(f"--near-duplicates is one of {', '.join(_NEAR)}, got {near_duplicates!r}")
+
+    from routellm_core.training.trainers import options_of
+    from routellm_core.training.trainers import train as train_router
+
+    options: dict[str, Any] = {
+        name: value
+        for name, value in {
+            "base": base,
+            "validation": validation,
+            "epochs": epochs,
+            "steps": steps,
+            "batch_size": batch_size,
+            "max_length": max_length,
+            "learning_rate": learning_rate,
+            "device": device,
+            "seed": seed,
+            "restart": restart or None,
+        }.items()
+        if value is not None
+    }
+    known = options_of(kind)
+    for name in options:
+        if name not in known:
+            raise ConfigurationError(f"training {kind!r} takes no --{name.replace('_', '-')}")
+    if "encoder" in known:
+        from routellm_core.encoders.resolve import resolve_encoder
+
+        options["encoder"] = resolve_encoder(encoder if encoder is not None else "default")
+    elif encoder is not None:
+        raise ConfigurationError(f"training {kind!r} takes no --encoder")
+    if "base" in known:
+        options["label_sides"] = labels
+
+    _log_to_stderr()
+    material = _material(
+        data, augment or [], strong, weak, exclude or [], exclude_model or [], near_duplicates, tiers, drop_bad
+    )
+    result = train_router(kind, material, out=out, **options)
+    summary = {"router": str(out), "kind": kind, "strong": material.strong, "weak": material.weak}
+    if result.log:
+        summary |= {"log": dict(result.log[-1])}
+    typer.echo(json.dumps(summary, ensure_ascii=False))
+
+
+def _material(
+    data: list[str],
+    augment: list[str],
+    strong: str | None,
+    weak: str | None,
+    exclude: list[str],
+    exclude_models: list[str],
+    near: Any,
+    tiers: int,
+    drop_bad: bool,
+) -> Any:
+    from routellm_core.data import Battles
+    from routellm_core.data.readers import read_battles, read_prompts
+    from routellm_core.training.material import TrainingMaterial
+
+    on_bad: Any = "drop" if drop_bad else "raise"
+
+    def read(files: list[str]) -> Battles:
+        parts = []
+        for file in files:
+            battles, step = read_battles(file, on_bad=on_bad)
+            _say(f"{file}: {step}")
+            parts.append(battles)
+        return Battles.concatenated(parts)
+
+    evaluation = [prompt for file in exclude for prompt in read_prompts(file)]
+    material = TrainingMaterial.from_battles(
+        read(data),
+        augmented=read(augment) if augment else None,
+        strong=strong,
+        weak=weak,
+        n_tiers=tiers,
+        exclude_models=exclude_models,
+        near_duplicates=near,
+        evaluation_prompts=evaluation or None,
+    )
+    for step in material.steps:
+        _say(str(step))
+    if not len(material.battles):
+        raise DataError("no battles are left to train on")
+    _say(
+        f"{len(material.battles)} battles, {len(material.battles.prompts)} prompts; "
+        f"strong {material.strong}, weak {material.weak}"
+    )
+    return material
+
+
+def _say(line: str) -> None:
+    typer.echo(line, err=True)
+
+
+def _log_to_stderr() -> None:
+    logger = logging.getLogger("routellm_core.training")
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter("%(message)s"))
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
