@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 from routellm_core._version import __version__
 
 if TYPE_CHECKING:
+    from routellm_core import augmentation as augmentation
+    from routellm_core import data as data
     from routellm_core import encoders as encoders
     from routellm_core import errors as errors
     from routellm_core import evaluation as evaluation
@@ -22,14 +24,19 @@ if TYPE_CHECKING:
     from routellm_core.policy import collect_decisions as collect_decisions
     from routellm_core.routers import Router as Router
     from routellm_core.routers import load_router as load_router
+    from routellm_core.routers.bert import BertRouter as BertRouter
+    from routellm_core.routers.causal import CausalLLMRouter as CausalLLMRouter
     from routellm_core.routers.difficulty import DifficultyRouter as DifficultyRouter
     from routellm_core.routers.mf import MatrixFactorizationRouter as MatrixFactorizationRouter
     from routellm_core.routers.random import RandomRouter as RandomRouter
+    from routellm_core.routers.sw import SimilarityWeightedRouter as SimilarityWeightedRouter
     from routellm_core.types import Decision as Decision
 
-_SUBPACKAGES = ("encoders", "errors", "evaluation", "testing", "training")
+_SUBPACKAGES = ("augmentation", "data", "encoders", "errors", "evaluation", "testing", "training")
 _NAMES = {
+    "BertRouter": "routellm_core.routers.bert",
     "Calibration": "routellm_core.calibration",
+    "CausalLLMRouter": "routellm_core.routers.causal",
     "Decision": "routellm_core.types",
     "DifficultyRouter": "routellm_core.routers.difficulty",
     "Encoder": "routellm_core.encoders",
@@ -38,12 +45,15 @@ _NAMES = {
     "RouteLLMError": "routellm_core.errors",
     "Router": "routellm_core.routers",
     "RoutingPolicy": "routellm_core.policy",
+    "SimilarityWeightedRouter": "routellm_core.routers.sw",
     "collect_decisions": "routellm_core.policy",
     "load_router": "routellm_core.routers",
 }
 
 __all__ = [
+    "BertRouter",
     "Calibration",
+    "CausalLLMRouter",
     "Decision",
     "DifficultyRouter",
     "Encoder",
@@ -52,8 +62,11 @@ __all__ = [
     "RouteLLMError",
     "Router",
     "RoutingPolicy",
+    "SimilarityWeightedRouter",
     "__version__",
+    "augmentation",
     "collect_decisions",
+    "data",
     "encoders",
     "errors",
     "evaluation",

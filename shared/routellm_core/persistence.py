@@ -5,19 +5,20 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
+import mmap
 import os
 import secrets
 import shutil
 import stat
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.numpy import load as parse_tensors
-from safetensors.numpy import save as format_tensors
+from safetensors.numpy import save_file as save_tensors
 
 from routellm_core.errors import ConfigurationError, RouterFormatError
 
@@ -43,6 +44,12 @@ TENSORS = "model.safetensors"
 FILES = "files"  # folder of what a router keeps beside its tensors, such as a transformer
 _OURS = (CONFIG, TENSORS, FILES, "encoder")
 _REPLACED = ".replaced"  # suffix of the previous folder while a new one takes its name
+_DTYPES = {
+    **{f"F{8 * size}": f"<f{size}" for size in (2, 4, 8)},
+    **{f"I{8 * size}": f"<i{size}" for size in (1, 2, 4, 8)},
+    **{f"U{8 * size}": f"<u{size}" for size in (1, 2, 4, 8)},
+    "BOOL": "?",
+}  # safetensors' names of what numpy can hold
 
 
 def digest_of(*parts: bytes | str) -> str:
@@ -115,34 +122,72 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 
 def write_tensors(folder: Path, tensors: Mapping[str, NDArray[Any]]) -> str:
-    """Write model.safetensors and return its SHA-256."""
-    content = format_tensors({name: np.ascontiguousarray(array) for name, array in sorted(tensors.items())})
-    write_bytes(folder / TENSORS, content)
-    return hashlib.sha256(content).hexdigest()
+    """Write model.safetensors and return its SHA-256. The tensors are not copied to one block of memory first."""
+    path = Path(os.path.realpath(folder / TENSORS))
+    temporary = _beside(path)
+    # made like any file and its mode put back after: safetensors gives its files a mode of their own
+    temporary.touch(exist_ok=False)
+    try:
+        mode = stat.S_IMODE((path if path.exists() else temporary).stat().st_mode)
+        save_tensors({name: np.ascontiguousarray(array) for name, array in sorted(tensors.items())}, temporary)
+        os.chmod(temporary, mode)
+        with temporary.open("rb+") as file:
+            os.fsync(file.fileno())
+        digest = _sha256(temporary)
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    return digest
 
 
-def read_tensors(folder: Path, sha256: str | None = None) -> dict[str, NDArray[Any]]:
+def read_tensors(folder: Path, sha256: str | None = None, *, mapped: bool = False) -> dict[str, NDArray[Any]]:
     """Read model.safetensors.
 
     Args:
         folder: Where the file is.
         sha256: What config.json says of it; None skips the check.
+        mapped: Leave the tensors in the file and map it into memory: read-only arrays whose pages the system
+            loads, shares between processes and drops as it likes. The file may be replaced, as `write_tensors`
+            and `replace_folder` do, but not changed in place while it is in use.
 
     Raises:
         RouterFormatError: Missing, damaged, or another file than config.json was written with.
     """
     path = folder / TENSORS
     try:
-        content = path.read_bytes()
-        tensors = parse_tensors(content)
-    except (OSError, SafetensorError, KeyError, ValueError) as error:
+        if mapped:
+            tensors, digest = _map_tensors(path, hashed=sha256 is not None)
+        else:
+            content = path.read_bytes()
+            tensors, digest = dict(parse_tensors(content)), hashlib.sha256(content).hexdigest()
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
         raise RouterFormatError(f"{path} cannot be read: {type(error).__name__}: {error}") from error
-    if sha256 is not None and hashlib.sha256(content).hexdigest() != sha256:
+    if sha256 is not None and digest != sha256:
         raise RouterFormatError(
             f"{path} is not the file that {CONFIG} beside it was written with (SHA-256 differs); "
             "copy the whole folder again"
         )
-    return dict(tensors)
+    return tensors
+
+
+def _map_tensors(path: Path, *, hashed: bool) -> tuple[dict[str, NDArray[Any]], str]:
+    with safe_open(path, framework="np"):
+        pass  # the library checks the header: offsets inside the file, without gaps, fitting the shapes
+    with path.open("rb") as file:
+        digest = _sha256_of(file) if hashed else ""
+        content = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    start = 8 + int.from_bytes(content[:8], "little")
+    header = json.loads(content[8:start])
+    header.pop("__metadata__", None)
+    tensors = {}
+    for name, entry in header.items():
+        dtype, (first, last) = np.dtype(_DTYPES[entry["dtype"]]), entry["data_offsets"]
+        flat: NDArray[Any] = np.zeros(0, dtype)
+        if last > first:
+            flat = np.frombuffer(content, dtype, (last - first) // dtype.itemsize, start + first)
+        tensors[name] = flat.reshape(entry["shape"])
+    return tensors, digest
 
 
 def digests_of_files(folder: Path) -> dict[str, str]:
@@ -170,10 +215,14 @@ def check_files(folder: Path, digests: Mapping[str, str]) -> None:
 
 
 def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
     with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
+        return _sha256_of(file)
+
+
+def _sha256_of(file: BinaryIO) -> str:
+    digest = hashlib.sha256()
+    while block := file.read(1 << 20):
+        digest.update(block)
     return digest.hexdigest()
 
 

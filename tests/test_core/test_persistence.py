@@ -35,7 +35,7 @@ def test_files_get_the_usual_permissions_not_those_of_temporary_ones(tmp_path):
 
 def test_a_save_that_fails_leaves_the_previous_router(tmp_path, monkeypatch):
     RandomRouter(seed=1).save(tmp_path / "router")
-    monkeypatch.setattr(persistence, "format_tensors", lambda tensors: (_ for _ in ()).throw(OSError("disk full")))
+    monkeypatch.setattr(persistence, "save_tensors", lambda tensors, path: (_ for _ in ()).throw(OSError("disk full")))
     with pytest.raises(OSError, match="disk full"):
         RandomRouter(seed=2).save(tmp_path / "router")
     assert load_router(tmp_path / "router").seed == 1

@@ -104,6 +104,25 @@ class TestMatrixFactorization(RouterContract):
         with pytest.raises(UnknownKindError, match="large, medium, small"):
             self.make().for_pair("gpt-9", "small")
 
+    def test_a_model_can_be_added_by_its_vector(self):
+        router = self.make()
+        larger = router.with_model("new", 2 * router.model_vectors[1])  # its length plays no part
+        assert larger.models == (*MODELS, "new")
+        scores = larger.model_scores(["a", "b"])
+        np.testing.assert_allclose(scores[:, 3], scores[:, 1], atol=1e-6)
+        np.testing.assert_array_equal(larger.win_rate(["a"]), router.win_rate(["a"]))
+        assert larger.calibration is router.calibration  # the pair is the same
+        assert router.models == MODELS
+
+    @pytest.mark.parametrize("vector", [np.ones(7), np.zeros(8), np.full(8, np.nan), np.ones((1, 8))])
+    def test_a_vector_that_does_not_fit_is_refused(self, vector):
+        with pytest.raises(ConfigurationError):
+            self.make().with_model("new", vector)
+
+    def test_a_model_is_not_added_twice(self):
+        with pytest.raises(ConfigurationError, match="twice"):
+            self.make().with_model("small", np.ones(8))
+
     @pytest.mark.parametrize(
         "changes",
         [

@@ -38,16 +38,14 @@ def train(
     encoder: Annotated[
         str | None,
         typer.Option(
-            help="mf, sw: 'default', 'hashing[:N]', 'transformer:NAME', 'static:FOLDER', 'openai:MODEL' or the folder of "
-            "a saved router. Default: 'default'."
+            help="mf, sw: 'default', 'hashing[:N]', 'transformer:NAME', 'static:FOLDER', 'openai:MODEL' or a saved "
+            "router's folder. Default: 'default'."
         ),
     ] = None,
     base: Annotated[str | None, typer.Option(help="bert, causal: Hugging Face model to fine-tune.")] = None,
     labels: Annotated[
         str,
-        typer.Option(
-            help="bert, causal: battles that label prompts: 'tiers' (top two against third), 'pair', 'none'."
-        ),
+        typer.Option(help="bert, causal: battles that label prompts: 'tiers' (top two against third), 'pair', 'none'."),
     ] = "tiers",
     exclude: Annotated[
         list[str] | None,
@@ -71,6 +69,10 @@ def train(
         str | None, typer.Option(help="bert, causal: 'cpu', 'cuda', ...; default: a GPU if there is one.")
     ] = None,
     seed: Annotated[int | None, typer.Option(help="Of everything random.")] = None,
+    more: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="Any other option of the trainer: noise=0.05, dtype=bfloat16. Again for more."),
+    ] = None,
     restart: Annotated[bool, typer.Option(help="Throw an unfinished training away instead of continuing it.")] = False,
 ) -> None:
     """Train a router: clean the battles, rate the models, make tiers, learn, calibrate, save.
@@ -102,6 +104,10 @@ def train(
         if value is not None
     }
     known = options_of(kind)
+    for name, value in map(_setting, more or []):
+        if name not in known or name in ("encoder", "vectors", "out"):
+            raise ConfigurationError(f"training {kind!r} has no option {name!r} to --set; it has {', '.join(known)}")
+        options[name] = value
     for name in options:
         if name not in known:
             raise ConfigurationError(f"training {kind!r} takes no --{name.replace('_', '-')}")
@@ -123,6 +129,16 @@ def train(
     if result.log:
         summary |= {"log": dict(result.log[-1])}
     typer.echo(json.dumps(summary, ensure_ascii=False))
+
+
+def _setting(text: str) -> tuple[str, Any]:
+    name, equals, value = text.partition("=")
+    if not equals:
+        raise ConfigurationError(f"--set is NAME=VALUE, such as noise=0.05, got {text!r}")
+    try:
+        return name.strip().replace("-", "_"), json.loads(value)
+    except ValueError:
+        return name.strip().replace("-", "_"), value  # a word needs no quotes
 
 
 def _material(

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from routellm_core.calibration import Calibration
 from routellm_core.encoders.base import Encoder
@@ -99,7 +99,10 @@ class MatrixFactorizationRouter(Router):
             raise UnknownKindError(f"unknown model {model!r}; this router knows: {', '.join(self.models)}") from None
 
     def _score(self, prompts: list[str]) -> NDArray[np.float64]:
-        return sigmoid(self.encoder.encode(prompts) @ self._pair)
+        return self._score_vectors(self.encoder.encode(prompts))
+
+    def _score_vectors(self, vectors: NDArray[np.float32]) -> NDArray[np.float64]:
+        return sigmoid(vectors @ self._pair)
 
     def model_scores(self, prompts: Sequence[str]) -> NDArray[np.float64]:
         """delta(M, q) of every model: comparable between models for one prompt, no unit.
@@ -121,16 +124,32 @@ class MatrixFactorizationRouter(Router):
             UnknownKindError: A model it does not know; the message lists those it does.
             ConfigurationError: Both are the same model.
         """
-        return MatrixFactorizationRouter(
-            encoder=self.encoder,
-            model_vectors=self.model_vectors,
-            projection=self.projection,
-            classifier=self.classifier,
-            models=self.models,
-            strong=strong,
-            weak=weak,
-            name=self.name,
-        )
+        return MatrixFactorizationRouter(**self._parts(), strong=strong, weak=weak)
+
+    def with_model(self, name: str, vector: ArrayLike) -> MatrixFactorizationRouter:
+        """The router with one more model, last of `models`; pair and calibration stay.
+
+        `routellm_core.training.mf.add_model` finds a vector from battles.
+
+        Args:
+            name: The new model.
+            vector: Its row of `model_vectors`, shape (D,), not zero.
+
+        Raises:
+            ConfigurationError: The router has that model already, or the vector does not fit.
+        """
+        row = np.asarray(vector, dtype=np.float32)
+        if row.shape != (self.classifier.size,):
+            raise ConfigurationError(
+                f"the vector of {name!r} has shape {row.shape}, expected ({self.classifier.size},)"
+            )
+        parts = self._parts()
+        parts["model_vectors"] = np.concatenate([self.model_vectors, row[None]])
+        parts["models"] = (*self.models, name)
+        return MatrixFactorizationRouter(**parts, strong=self.strong, weak=self.weak, calibration=self.calibration)
+
+    def _parts(self) -> dict[str, Any]:
+        return {"encoder": self.encoder, "models": self.models, "name": self.name, **self.tensors()}
 
     def settings(self) -> dict[str, Any]:
         return {"models": list(self.models), "strong": self.strong, "weak": self.weak}

@@ -3,6 +3,22 @@
 from __future__ import annotations
 
 from routellm_core.training.difficulty import fit_difficulty
+from routellm_core.training.material import TrainingMaterial
+from routellm_core.training.mf import add_model, train_mf
+from routellm_core.training.run import TrainingResult
 from routellm_core.training.score_table import PairLabels, ScoreTable
+from routellm_core.training.sw import train_sw
+from routellm_core.training.trainers import TRAINERS, train
 
-__all__ = ["PairLabels", "ScoreTable", "fit_difficulty"]
+__all__ = [
+    "TRAINERS",
+    "PairLabels",
+    "ScoreTable",
+    "TrainingMaterial",
+    "TrainingResult",
+    "add_model",
+    "fit_difficulty",
+    "train",
+    "train_mf",
+    "train_sw",
+]

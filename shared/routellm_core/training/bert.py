@@ -19,6 +19,7 @@ from routellm_core.training.fine_tuning import (
     digest_of_labels,
     fine_tune,
     held_out,
+    seeded,
 )
 from routellm_core.training.run import TrainingResult, TrainingRun
 
@@ -132,9 +133,8 @@ def train_bert(
 
 
 def _with_three_labels(base: str | Path, *, device: str | None, seed: int) -> Any:
-    torch = need("torch", extra="train", why="training a router of kind 'bert'")
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)  # a new head begins with random weights
+    need("torch", extra="train", why="training a router of kind 'bert'")
+    with seeded(seed):  # a new head begins with random weights
         return load_model(
             "AutoModelForSequenceClassification",
             base,

@@ -30,6 +30,7 @@ from routellm_core.training.fine_tuning import (
     digest_of_labels,
     fine_tune,
     held_out,
+    seeded,
 )
 from routellm_core.training.run import TrainingResult, TrainingRun
 
@@ -123,9 +124,10 @@ def train_causal(
         seed=seed,
     )
     learn, held = held_out(labels, validation, seed=seed)
-    model, tokenizer = _base(base, device=device)
-    base_digest = digest_of_base(base, model)
-    _add_label_tokens(model, tokenizer)
+    with seeded(seed):  # making room for new tokens draws random rows
+        model, tokenizer = _base(base, device=device)
+        base_digest = digest_of_base(base, model)
+        _add_label_tokens(model, tokenizer)
     router = CausalLLMRouter(
         model,
         tokenizer=tokenizer,
@@ -145,7 +147,8 @@ def train_causal(
         "validation": validation,
         **settings.to_dict(),
     }
-    trained = _with_lora(model, router.label_ids, seed=seed) if lora else model
+    with seeded(seed, device=model.device):
+        trained = _with_lora(model, router.label_ids) if lora else model
     pad = padding_token(tokenizer)
 
     def examples(part: LabelledPrompts) -> Examples:
@@ -225,17 +228,15 @@ def _add_label_tokens(model: Any, tokenizer: Any) -> None:
                 embedding.weight[tokenizer.convert_tokens_to_ids(label)] = embedding.weight[digit].mean(dim=0)
 
 
-def _with_lora(model: Any, label_ids: list[int], *, seed: int) -> Any:
-    torch = need("torch", extra="train", why="training a router of kind 'causal'")
+def _with_lora(model: Any, label_ids: list[int]) -> Any:
     peft = need("peft", extra="train", why="training with LoRA (lora=False goes without)")
     places = [model.get_input_embeddings(), model.get_output_embeddings()]
     if places[1] is None:
         raise ConfigurationError(f"{type(model).__name__} has no output embeddings to teach label tokens to")
     tied = places[0].weight is places[1].weight
     names = [name for name, module in model.named_modules() if module is (places[0] if tied else places[1])]
-    with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+    with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # peft reads an attribute that transformers 5 renames
-        torch.manual_seed(seed)
         return peft.get_peft_model(
             model,
             peft.LoraConfig(
