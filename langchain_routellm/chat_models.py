@@ -28,6 +28,7 @@ from langchain_routellm._generate import GenerateHost, as_one, generate_configs,
 from langchain_routellm._host import ChatHost
 from langchain_routellm._structured import StructuredRoute
 from langchain_routellm._tools import DeferredTools, RouterBinding
+from routellm_core.calibration import Budget
 from routellm_core.errors import ConfigurationError
 from routellm_core.policy import POLICY_DEFAULTS, RoutingPolicy, policy_from
 from routellm_core.routers import Router, router_and_threshold
@@ -61,6 +62,9 @@ class ChatRouteLLM(BaseChatModel):
             client, an `Encoder`, or a name such as "openai:text-embedding-3-small".
         threshold: Win rates from here on go to the strong model, 0..1; N routes: N-1 ascending cuts.
         strong_share: Instead of `threshold`, for two routes: the share of prompts that should go strong.
+        budget: Instead, for two routes: money and what calls cost, turned into such a share.
+        quality_floor: Instead, for two routes: the fraction of the strong model's mean quality to keep; for a
+            router calibrated on labels.
         policy: Instead of all routing options: a `RoutingPolicy` over the same route names.
         text: From the messages to the text that is scored; None or "" means there is none.
         stickiness: Which earlier decisions are kept: "none", "tool_loop" or "conversation".
@@ -97,6 +101,8 @@ class ChatRouteLLM(BaseChatModel):
     encoder: Any = Field(default=None, exclude=True, repr=False, frozen=True)
     threshold: Any = Field(default=None, frozen=True)
     strong_share: float | None = Field(default=None, frozen=True)
+    budget: Budget | None = Field(default=None, frozen=True)
+    quality_floor: float | None = Field(default=None, frozen=True)
     policy: Any = Field(default=None, exclude=True, repr=False, frozen=True)
     text: Callable[..., Any] | None = Field(default=None, exclude=True)
     stickiness: Stickiness = Field(default="tool_loop", frozen=True)
@@ -119,6 +125,8 @@ class ChatRouteLLM(BaseChatModel):
         encoder: Any = None,
         threshold: float | Sequence[float] | None = None,
         strong_share: float | None = None,
+        budget: Budget | None = None,
+        quality_floor: float | None = None,
         policy: RoutingPolicy | None = None,
         text: Callable[[list[BaseMessage]], str | None] | None = None,
         stickiness: Stickiness = "tool_loop",
@@ -138,6 +146,8 @@ class ChatRouteLLM(BaseChatModel):
             "encoder": encoder,
             "threshold": threshold,
             "strong_share": strong_share,
+            "budget": budget,
+            "quality_floor": quality_floor,
             "stickiness": stickiness,
             "fallback": fallback,
             "on_error": on_error,
@@ -170,6 +180,8 @@ class ChatRouteLLM(BaseChatModel):
             # of a policy, or of a router's name that holds one, what it amounts to; copies would lose it
             threshold=threshold if policy is None and not names_threshold else decides.settings()["threshold"],
             strong_share=strong_share,
+            budget=budget,
+            quality_floor=quality_floor,
             stickiness=decides.stickiness,
             fallback=decides.fallback,
             on_error=decides.on_error,

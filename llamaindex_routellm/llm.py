@@ -32,6 +32,7 @@ from llamaindex_routellm._calling import RECORD_KEY, Caller, Question
 from llamaindex_routellm._settings import refuse_settings
 from llamaindex_routellm._text import TextFunction, scored_prompt, scored_text, template_question
 from llamaindex_routellm.structured import RoutedStructuredLLM
+from routellm_core.calibration import Budget
 from routellm_core.policy import RoutingPolicy, policy_from
 from routellm_core.routers import Router
 from routellm_core.types import Fallback, OnError, Stickiness
@@ -69,6 +70,9 @@ class RouteLLM(FunctionCallingLLM):
             client, an `Encoder`, or a name such as "openai:text-embedding-3-small".
         threshold: Win rates from here on go strong, in [0, 1]; with N routes N-1 ascending numbers.
         strong_share: Instead of `threshold`: the share of prompts that should go strong.
+        budget: Instead, for two routes: money and what calls cost, turned into such a share.
+        quality_floor: Instead, for two routes: the fraction of the strong model's mean quality to keep; for a
+            router calibrated on labels.
         policy: Instead of `router` and all words about routing: a `RoutingPolicy` over the same routes.
         text: What of the messages is scored: a function from them to a str. Not asked where a prompt
             template carries the question. Default: the newest user message, with the last substantial
@@ -113,6 +117,8 @@ class RouteLLM(FunctionCallingLLM):
         encoder: Any = None,
         threshold: float | Sequence[float] | None = None,
         strong_share: float | None = None,
+        budget: Budget | None = None,
+        quality_floor: float | None = None,
         policy: RoutingPolicy | None = None,
         text: TextFunction | None = None,
         stickiness: Stickiness | None = None,
@@ -134,6 +140,8 @@ class RouteLLM(FunctionCallingLLM):
                 "encoder": encoder,
                 "threshold": threshold,
                 "strong_share": strong_share,
+                "budget": budget,
+                "quality_floor": quality_floor,
                 "stickiness": stickiness,
                 "fallback": fallback,
                 "on_error": on_error,

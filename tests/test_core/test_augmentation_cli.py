@@ -1,0 +1,184 @@
+"""`routellm augment`, run as a user runs it: a process that calls an endpoint on the loopback with a real client."""
+
+import json
+import os
+import pty
+import signal
+import subprocess
+import sys
+import threading
+
+import pytest
+
+from routellm_core.testing import Reply
+
+pytest.importorskip("langchain_openai")
+
+COMMAND = [sys.executable, "-c", "from routellm_core.cli import main; main()", "augment"]
+STRONG, WEAK, JUDGE = "gpt-4.1", "gpt-4.1-nano", "gpt-4o"
+PAIR = ["--strong", f"openai:{STRONG}", "--weak", f"openai:{WEAK}", "--framework", "langchain"]
+
+
+@pytest.fixture(autouse=True)
+def _registered():
+    from routellm_core.backends import RESOLVERS
+
+    if "langchain" not in RESOLVERS.kinds():
+        pytest.skip("the entry points are not installed; pip install -e . makes them")
+
+
+def environment(server=None):
+    return {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join(p for p in sys.path if p),
+        "COLUMNS": "120",
+        "OPENAI_API_KEY": "none",
+        "OPENAI_BASE_URL": server.url if server else "http://127.0.0.1:1/v1",
+    }
+
+
+def run(*arguments, server=None):
+    return subprocess.run(
+        [*COMMAND, *map(str, arguments)],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=False,
+        env=environment(server),
+    )
+
+
+def write(path, rows):
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def rows(path):
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def answer(request):
+    if request["model"] == JUDGE:
+        shown = request["messages"][1]["content"]
+        return Reply(text=json.dumps({"winner": "A" if shown.index(STRONG + " says") < shown.index(WEAK) else "B"}))
+    return Reply(text=f"{request['model']} says 42" if request["model"] == STRONG else f"{request['model']} says 41")
+
+
+def test_a_killed_judge_goes_on_with_the_same_command(loopback, tmp_path):
+    prompts = write(tmp_path / "in.jsonl", [{"q": f"prompt {i}"} for i in range(3)])
+    out = tmp_path / "labels.jsonl"
+    command = ["judge", prompts, *PAIR, "--judge", f"openai:{JUDGE}", "--out", out, "--column", "q"]
+    command += ["--concurrency", "1", "--budget-usd", "1"]
+    reached, gone = threading.Event(), threading.Event()
+
+    def reply(request):
+        if len(loopback.requests) == 7:  # the first prompt takes four calls
+            reached.set()
+            gone.wait(60)
+        return answer(request)
+
+    loopback.reply = reply
+    process = subprocess.Popen([*COMMAND, *map(str, command)], stdin=subprocess.DEVNULL, env=environment(loopback))
+    assert reached.wait(60)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait(30) == -signal.SIGKILL
+    gone.set()
+    assert not out.exists()
+    before = len(loopback.requests)
+    done = run(*command, server=loopback)
+    assert done.returncode == 0, done.stderr
+    assert len(loopback.requests) - before == 12 - 6
+    assert "Estimate: 6 calls, about $0.0" in done.stderr
+    assert "6 calls are in" in done.stderr
+    assert "Spent: 6 calls" in done.stderr
+    assert "6 calls not paid again" in done.stderr
+    assert "3 of 3 prompts labelled" in done.stderr
+    assert done.stdout == ""
+    assert [(row["prompt"], row["strong_score"], row["weak_score"]) for row in rows(out)] == [
+        (f"prompt {i}", 1.0, 0.0) for i in range(3)
+    ]
+    assert {row["judge"] for row in rows(out)} == {f"openai:{JUDGE}"}
+
+
+def test_gold_runs_both_models(loopback, tmp_path):
+    loopback.reply = answer
+    questions = write(tmp_path / "in.jsonl", [{"prompt": "6 x 7?", "answer": 42}, {"prompt": "1 + 1?", "answer": 41}])
+    out = tmp_path / "labels.jsonl"
+    done = run("gold", questions, *PAIR, "--checker", "numeric", "--out", out, server=loopback)
+    assert done.returncode == 0, done.stderr
+    assert [(row["strong_score"], row["weak_score"]) for row in rows(out)] == [(1.0, 0.0), (0.0, 1.0)]
+    assert len(loopback.requests) == 4
+
+
+def test_before_money_is_spent_a_terminal_is_asked(loopback, tmp_path):
+    prompts = write(tmp_path / "in.jsonl", [{"prompt": "a"}])
+    command = ["judge", prompts, *PAIR, "--judge", f"openai:{JUDGE}", "--out", tmp_path / "o"]
+    parent, child = pty.openpty()
+    process = subprocess.Popen(
+        [*COMMAND, *map(str, command)],
+        stdin=child,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment(loopback),
+    )
+    os.close(child)
+    os.write(parent, b"n\n")
+    _, said = process.communicate(timeout=60)
+    os.close(parent)
+    assert process.returncode == 2
+    assert "Go on?" in said
+    assert said.strip().endswith("nothing was called")
+    assert loopback.requests == []
+
+
+def test_scores_in_the_file_need_no_model(tmp_path):
+    scored = write(tmp_path / "in.jsonl", [{"prompt": "a", "s": 1, "w": 0}, {"prompt": "b", "s": 0.5, "w": 0.5}])
+    done = run(
+        *("gold", scored, "--strong", "big", "--weak", "small", "--out", tmp_path / "o"),
+        *("--strong-column", "s", "--weak-column", "w"),
+    )
+    assert done.returncode == 0, done.stderr
+    assert [(row["strong_model"], row["strong_score"]) for row in rows(tmp_path / "o")] == [("big", 1.0), ("big", 0.5)]
+
+
+def test_select_keeps_rows_as_they_are(tmp_path):
+    pytest.importorskip("sklearn")
+    given = [{"id": i, "prompt": f"What is {i} times {i}, and why \ud800?"} for i in range(30)]
+    done = run("select", write(tmp_path / "in.jsonl", given), "--n", "10", "--out", tmp_path / "o")
+    assert done.returncode == 0, done.stderr
+    chosen = rows(tmp_path / "o")
+    assert len(chosen) == 10
+    assert all(row in given for row in chosen)
+    assert "10 of 30 prompts chosen" in done.stderr
+
+
+BAD = {
+    "price": (["--out", "{}/o", "--price", "m=1"], "--price is MODEL=IN/OUT"),
+    "price not a number": (["--out", "{}/o", "--price", "m=1/x"], "--price is MODEL=IN/OUT"),
+    "negative price": (["--out", "{}/o", "--price", "m=-1/1"], "two amounts of 0 or more"),
+    "no folder": (["--out", "{}/nowhere/o"], "no such folder"),
+    "no budget": (["--out", "{}/o", "--budget-usd", "-1"], "0 or more"),
+    "no concurrency": (["--out", "{}/o", "--concurrency", "0"], "at least 1"),
+    "one column": (["--out", "{}/o", "--strong-column", "s"], "give both"),
+    "answer": (["--out", "{}/o", "--checker", "numeric"], "row 1: the right answer 'b' holds no number"),
+    "checker": (["--out", "{}/o", "--checker", "fuzzy"], "known: choice, exact, numeric"),
+    "framework": (["--out", "{}/o", "--framework", "haystack"], "known: langchain"),
+}
+
+
+@pytest.mark.parametrize("name", list(BAD))
+def test_bad_arguments_are_one_line_and_exit_code_2(tmp_path, name, monkeypatch, capsys):
+    from routellm_core.cli import main
+
+    arguments, message = BAD[name]
+    questions = write(tmp_path / "in.jsonl", [{"prompt": "a", "answer": "1"}, {"prompt": "a", "answer": "b"}])
+    given = [argument.format(tmp_path) for argument in arguments]
+    monkeypatch.setattr(sys, "argv", ["routellm", "augment", "gold", str(questions), *PAIR, *given])
+    monkeypatch.setenv("OPENAI_API_KEY", "none")
+    with pytest.raises(SystemExit) as ended:
+        main()
+    lines = capsys.readouterr().err.strip().split("\n")
+    assert ended.value.code == 2
+    assert lines[-1].startswith("routellm: ") and message in lines[-1]
+    assert not (tmp_path / "o").exists()
