@@ -6,8 +6,8 @@ import os
 from pathlib import Path
 
 import numpy as np
-import pyarrow.parquet as pq
 
+from routellm_core.evaluation import read_evaluation_set
 from routellm_core.persistence import digest_of
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -17,9 +17,8 @@ BENCHMARKS = (("MMLU", "mmlu"), ("GSM8K", "gsm8k"), ("MT-Bench", "mt_bench"))
 
 def read(data: Path, name: str) -> tuple[list[str], np.ndarray, np.ndarray]:
     """Prompts, strong and weak scores, without the contaminated rows (as the paper evaluates)."""
-    table = pq.read_table(data / "eval" / f"{name}.parquet")
-    table = table.filter([not c for c in table["contaminated"].to_pylist()])
-    return table["prompt"].to_pylist(), table["strong_score"].to_numpy(), table["weak_score"].to_numpy()
+    found = read_evaluation_set(data / "eval" / f"{name}.parquet")
+    return list(found.prompts), found.strong_scores, found.weak_scores
 
 
 def need(data: Path, part: str = "eval") -> None:

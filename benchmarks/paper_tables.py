@@ -223,7 +223,7 @@ def main() -> None:
     parser.add_argument("--smollm", type=Path, help="folder of SmolLM2-135M; base of causal")
     parser.add_argument("--only", nargs="*", default=KINDS, choices=KINDS)
     parser.add_argument("--sets", nargs="*", default=TRAINING_SETS, choices=TRAINING_SETS)
-    parser.add_argument("--causal-prompts", type=int, default=2000, help="prompts of a benchmark that causal scores")
+    parser.add_argument("--causal-prompts", type=int, default=500, help="prompts of a benchmark that causal scores")
     parser.add_argument("--train-only", action="store_true", help="evaluate nothing")
     arguments = parser.parse_args()
     need(arguments.data)

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from routellm_core.calibration import Calibration as Calibration
     from routellm_core.encoders import Encoder as Encoder
     from routellm_core.errors import RouteLLMError as RouteLLMError
+    from routellm_core.evaluation import compare as compare
+    from routellm_core.evaluation import evaluate as evaluate
     from routellm_core.policy import RoutingPolicy as RoutingPolicy
     from routellm_core.policy import collect_decisions as collect_decisions
     from routellm_core.routers import Router as Router
@@ -47,6 +49,8 @@ _NAMES = {
     "RoutingPolicy": "routellm_core.policy",
     "SimilarityWeightedRouter": "routellm_core.routers.sw",
     "collect_decisions": "routellm_core.policy",
+    "compare": "routellm_core.evaluation",
+    "evaluate": "routellm_core.evaluation",
     "load_router": "routellm_core.routers",
 }
 
@@ -66,9 +70,11 @@ __all__ = [
     "__version__",
     "augmentation",
     "collect_decisions",
+    "compare",
     "data",
     "encoders",
     "errors",
+    "evaluate",
     "evaluation",
     "load_router",
     "testing",

@@ -1,0 +1,187 @@
+"""`routellm evaluate`: how good a router is on scored prompts."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from routellm_core.errors import ConfigurationError, DataError
+
+if TYPE_CHECKING:
+    from routellm_core.evaluation import Evaluation, EvaluationSet
+
+__all__ = ["evaluate"]
+
+Files = Annotated[
+    list[str],
+    typer.Argument(
+        help="Prompts with strong_score and weak_score, or one column of scores a model: JSONL, CSV or Parquet.",
+        show_default=False,
+    ),
+]
+Strong = Annotated[str | None, typer.Option(help="Strong model, where a file has one column of scores a model.")]
+Weak = Annotated[str | None, typer.Option(help="Weak model, likewise.")]
+Range = Annotated[
+    tuple[float, float] | None,
+    typer.Option(help="Lowest and highest possible score. Default: 0 1, or 1 10 if most scores are above 1."),
+]
+Resamples = Annotated[int, typer.Option(help="Bootstrap samples behind every interval.", min=2)]
+Seed = Annotated[int, typer.Option(help="Of the bootstrap.")]
+Level = Annotated[float, typer.Option(help="Coverage of the intervals, 0..1.")]
+Cache = Annotated[Path | None, typer.Option(help="Folder that keeps win rates, so that nothing is scored twice.")]
+Price = Annotated[
+    list[str] | None,
+    typer.Option(help="MODEL=IN/OUT: US dollars per million tokens; MODEL may be 'strong' or 'weak'. Repeatable."),
+]
+
+
+def evaluate(
+    files: Files,
+    router: Annotated[
+        str, typer.Option(help="'default', 'random', a folder, or owner/name on the Hugging Face hub.")
+    ] = "default",
+    strong: Strong = None,
+    weak: Weak = None,
+    score_range: Range = None,
+    price: Price = None,
+    resamples: Resamples = 1000,
+    seed: Seed = 0,
+    level: Level = 0.95,
+    cache: Cache = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object, by file name.")] = False,
+) -> None:
+    """Measure a router: how much of the strong model's lead does it keep, at which share of strong calls?
+
+    APGR is the area under that curve (chance: .5), CPT the share that recovers 50 or 80 % of the lead. Rows marked
+    as contaminated are dropped and counted. Baselines stand beside the router.
+    """
+    from routellm_core.evaluation import evaluate as measure
+    from routellm_core.routers import load_router
+
+    sets = read_sets(files, strong=strong, weak=weak, score_range=score_range)
+    prices = read_prices(price)
+    loaded = load_router(router)
+    found = {
+        data.name: measure(loaded, data, n_resamples=resamples, seed=seed, level=level, prices=prices, cache=cache)
+        for data in sets
+    }
+    if as_json:
+        print_json({name: evaluation.to_dict() for name, evaluation in found.items()})
+    else:
+        for evaluation in found.values():
+            _print_table(evaluation)
+
+
+def read_sets(
+    files: Sequence[str], *, strong: str | None, weak: str | None, score_range: tuple[float, float] | None
+) -> list[EvaluationSet]:
+    """Every file as a set, checked before anything is scored.
+
+    Raises:
+        ConfigurationError: Two files of one name without suffix.
+        DataError: As `read_evaluation_set`.
+    """
+    from routellm_core.evaluation import read_evaluation_set
+
+    sets = [read_evaluation_set(file, strong=strong, weak=weak, score_range=score_range) for file in files]
+    names = [data.name for data in sets]
+    for name in names:
+        if names.count(name) > 1:
+            raise ConfigurationError(f"two files are called {name!r} without their suffix; rename one")
+    for data in sets:
+        data.checked_pair()
+    return sets
+
+
+def read_prices(given: Sequence[str] | None) -> dict[str, tuple[float, float]] | None:
+    """`--price MODEL=IN/OUT`.
+
+    Raises:
+        ConfigurationError: Another form.
+    """
+    if not given:
+        return None
+    prices = {}
+    for text in given:
+        model, _, amounts = text.rpartition("=")
+        asked, _, answered = amounts.partition("/")
+        try:
+            prices[model] = (float(asked), float(answered))
+        except ValueError:
+            raise ConfigurationError(f"--price is MODEL=IN/OUT, such as 'gpt-4.1=2/8', got {text!r}") from None
+        if not model:
+            raise ConfigurationError(f"--price is MODEL=IN/OUT, such as 'gpt-4.1=2/8', got {text!r}")
+    return prices
+
+
+def print_json(content: dict[str, Any]) -> None:
+    """One object on standard output.
+
+    Raises:
+        DataError: Standard output is closed.
+    """
+    if sys.stdout is None:
+        raise DataError("cannot write the result: standard output is closed")
+    sys.stdout.buffer.write(json.dumps(content, ensure_ascii=True, allow_nan=False, indent=2).encode() + b"\n")
+    sys.stdout.flush()
+
+
+def number(value: float | None, bounds: tuple[float, float] | None = None) -> str:
+    """For tables: three digits, with the interval; a dash for what is not defined or never reached."""
+    if value is None:
+        return "–"
+    return f"{value:.3f}" + (f" [{bounds[0]:.3f}, {bounds[1]:.3f}]" if bounds is not None else "")
+
+
+def _print_table(evaluation: Evaluation) -> None:
+    from rich.box import SIMPLE_HEAD
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    data = evaluation.data
+    strong, weak = float(data.strong_scores.mean()), float(data.weak_scores.mean())
+    console = Console()
+    console.print(
+        Text(
+            f"{data.name}: {len(data)} prompts"
+            + (f", {data.n_contaminated} contaminated ones dropped" if data.n_contaminated else "")
+            + f"\n{data.strong} scores {strong:.3f}, {data.weak} {weak:.3f}",
+            style="bold",
+        )
+    )
+    table = Table(box=SIMPLE_HEAD, pad_edge=False)
+    table.add_column("")
+    interval = f"{evaluation.level:.0%} interval"
+    for column in ("APGR", interval, "CPT 50/80 %", "paper: APGR", "CPT 50/80 %"):
+        table.add_column(column, justify="right", no_wrap=True)
+    rows = [(evaluation.router, evaluation.exact, evaluation.paper)]
+    rows += [(name, b.exact, b.paper) for name, b in evaluation.baselines.items() if b.exact and b.paper]
+    for name, exact, paper in rows:
+        low, high = exact.apgr_interval or (None, None)
+        table.add_row(
+            Text(name.replace("_", " ")),
+            number(exact.apgr),
+            f"{number(low)} .. {number(high)}",
+            f"{number(exact.cpt50)} {number(exact.cpt80)}",
+            number(paper.apgr),
+            f"{number(paper.cpt50)} {number(paper.cpt80)}",
+            style="bold" if name == evaluation.router else "",
+        )
+    console.print(table)
+    if evaluation.note:
+        console.print(f"Mind: {evaluation.note}.")
+    if evaluation.cost is not None and evaluation.cost.at_cpt80 is not None:
+        cost = evaluation.cost
+        console.print(
+            f"USD per 1,000 prompts: all strong {cost.all_strong:.2f}, all weak {cost.all_weak:.2f}, "
+            f"at CPT 80 % {cost.at_cpt80:.2f}."
+        )
+    took = evaluation.scored
+    if took.single_ms is not None:
+        console.print(f"A decision takes {took.single_ms:.2f} ms alone, {took.batch_ms:.2f} ms in a batch.\n")

@@ -1,0 +1,89 @@
+"""`routellm report`: an evaluation as a page."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from datetime import date
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from routellm_core.cli.compare import names_of
+from routellm_core.cli.evaluate import (
+    Cache,
+    Files,
+    Level,
+    Price,
+    Range,
+    Resamples,
+    Seed,
+    Strong,
+    Weak,
+    read_prices,
+    read_sets,
+)
+
+if TYPE_CHECKING:
+    from routellm_core.evaluation import Comparison, Evaluation
+
+__all__ = ["report"]
+
+
+def report(
+    files: Files,
+    out: Annotated[Path, typer.Option(help="The page; its plots come beside it.", show_default=False)],
+    router: Annotated[
+        list[str] | None,
+        typer.Option(help="'default', 'random', a folder, or owner/name. Repeatable. Default: 'default'."),
+    ] = None,
+    title: Annotated[str, typer.Option(help="Heading of the page.")] = "How good is this router?",
+    examples: Annotated[
+        bool, typer.Option(help="Show the prompts with the highest and lowest win rates, shortened.")
+    ] = True,
+    images: Annotated[bool, typer.Option(help="Write each plot as PNG and SVG beside the page.")] = True,
+    strong: Strong = None,
+    weak: Weak = None,
+    score_range: Range = None,
+    price: Price = None,
+    resamples: Resamples = 1000,
+    seed: Seed = 0,
+    level: Level = 0.95,
+    cache: Cache = None,
+) -> None:
+    """Write one HTML file about routers on scored prompts. It loads nothing and can be sent to anyone.
+
+    With several routers their differences are shown, too.
+    """
+    from routellm_core.evaluation import compare, evaluate
+    from routellm_core.evaluation.report import write_report
+    from routellm_core.routers import load_router
+
+    out.parent.mkdir(parents=True, exist_ok=True)  # before the work: a wrong path should not cost it
+    names = names_of(router or ["default"])
+    sets = read_sets(files, strong=strong, weak=weak, score_range=score_range)
+    routers = {name: load_router(source) for name, source in names.items()}
+    prices = read_prices(price)
+    results: list[Evaluation | Comparison] = []
+    for data in sets:
+        typer.echo(f"{data.name}: {len(data)} prompts ...", err=True)
+        if len(routers) == 1:
+            only = next(iter(routers.values()))
+            results.append(
+                evaluate(only, data, n_resamples=resamples, seed=seed, level=level, prices=prices, cache=cache)
+            )
+        else:
+            results.append(
+                compare(routers, data, n_resamples=resamples, seed=seed, level=level, prices=prices, cache=cache)
+            )
+    written = write_report(
+        results,
+        out,
+        title=title,
+        command=shlex.join(["routellm", *sys.argv[1:]]),
+        made_on=date.today().isoformat(),
+        with_examples=examples,
+        with_images=images,
+    )
+    typer.echo(f"{written[0]}" + (f" and {len(written) - 1} images" if images else ""), err=True)
