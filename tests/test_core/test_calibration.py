@@ -98,3 +98,79 @@ def test_a_larger_share_never_has_a_higher_threshold(sample, one, other):
     calibration = Calibration.from_win_rates(sample)
     low, high = sorted((one, other))
     assert calibration.at(strong_share=low).threshold >= calibration.at(strong_share=high).threshold
+
+
+# -- how sure
+def test_the_interval_of_the_share_is_that_of_clopper_and_pearson():
+    # 3 of 10: the tabulated 95 % interval is .0667 to .6525
+    low, high = Calibration.from_win_rates(SAMPLE, strong_share=0.3).share_interval()
+    assert (low, high) == (pytest.approx(0.06674, abs=1e-5), pytest.approx(0.65245, abs=1e-5))
+
+
+def test_at_the_ends_the_interval_reaches_the_end():
+    # 0 of 10: the upper end is 1 - .025^(1/10) = .3085, and the other way round
+    assert Calibration.from_win_rates(SAMPLE, strong_share=0.0).share_interval() == (
+        0.0,
+        pytest.approx(0.30850, abs=1e-5),
+    )
+    assert Calibration.from_win_rates(SAMPLE, strong_share=1.0).share_interval() == (
+        pytest.approx(0.69150, abs=1e-5),
+        1.0,
+    )
+
+
+def test_a_prediction_for_one_prompt_by_hand():
+    # the next win rate falls into one of the 11 gaps of 10 with equal chance: 3 or 4 of 11 gaps lie above the cut,
+    # 7 or 8 below; both outcomes have more than .05, and at level .2 (tails .4) "strong" has at most 4/11 < .4
+    calibration = Calibration.from_win_rates(SAMPLE, strong_share=0.3)
+    assert calibration.predicted_share(1, level=0.9) == (0.0, 1.0)
+    assert calibration.predicted_share(1, level=0.2) == (0.0, 0.0)
+
+
+@pytest.mark.parametrize("level", [0.5, 0.8, 0.95])
+@pytest.mark.parametrize("share", [0.0, 0.1, 0.5, 1.0])
+def test_predictions_hold_at_their_rate_and_the_long_run_interval_would_not(level, share):
+    rng = np.random.default_rng(1)
+    inside, too_narrow, trials = 0, 0, 2000
+    base = Calibration.from_win_rates(np.linspace(0, 1, 40), strong_share=share)
+    low, high = base.predicted_share(60, level)
+    narrow_low, narrow_high = base.share_interval(level)
+    for _ in range(trials):
+        sample = rng.random(40)
+        realised = share_at(rng.random(60), Calibration.from_win_rates(sample, strong_share=share).threshold)
+        inside += low <= realised <= high
+        too_narrow += narrow_low <= realised <= narrow_high
+    assert inside / trials >= level - 3 * (level * (1 - level) / trials) ** 0.5
+    if share == 0.5 and level > 0.5:
+        assert too_narrow / trials < level
+
+
+def test_the_prediction_for_very_many_prompts_is_the_interval_for_the_long_run():
+    calibration = Calibration.from_win_rates(np.linspace(0, 1, 200), strong_share=0.4)
+    assert calibration.predicted_share(1_000_000) == pytest.approx(calibration.share_interval(), abs=1e-4)
+
+
+@pytest.mark.parametrize("n", [0, -1, 1.5, True])
+def test_a_prediction_needs_a_number_of_prompts(n):
+    with pytest.raises(CalibrationError, match="number of prompts"):
+        Calibration.from_win_rates(SAMPLE).predicted_share(n)
+
+
+def test_a_share_promises_no_quality():
+    calibration = Calibration.from_win_rates(SAMPLE, strong_share=0.3)
+    assert "30.0% of the 10 calibration prompts" in calibration.guarantee
+    assert "quality is not promised" in calibration.guarantee
+
+
+@pytest.mark.parametrize(
+    "wanted", [{}, {"strong_share": 0.5, "quality_floor": 0.9}, {"strong_share": 0.5, "delta": 0.1}]
+)
+def test_one_thing_is_asked_for_at_a_time(wanted):
+    with pytest.raises(CalibrationError):
+        Calibration.from_win_rates(SAMPLE).at(**wanted)
+
+
+def test_a_calibration_from_before_labels_loads():
+    record = {"strong_share": 0.3, "threshold": 0.75, "realised_share": 0.3, "n_prompts": 10, "source": "old"}
+    restored = Calibration.restore(record, np.array(SAMPLE))
+    assert (restored.threshold, restored.source, restored.labels) == (pytest.approx(0.75), "old", None)

@@ -19,6 +19,8 @@ POLICY_DEFAULTS: Mapping[str, Any] = MappingProxyType(
         "encoder": None,
         "threshold": None,
         "strong_share": None,
+        "budget": None,
+        "quality_floor": None,
         "stickiness": "tool_loop",
         "fallback": "none",
         "on_error": "strong",

@@ -1,0 +1,82 @@
+"""`routellm drift`: is today's traffic still what the router was calibrated on?"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from routellm_core.cli.calibrate import read_prompts_of
+from routellm_core.cli.evaluate import print_json
+from routellm_core.errors import ConfigurationError
+
+__all__ = ["drift"]
+
+
+def drift(
+    file: Annotated[
+        str,
+        typer.Argument(
+            help="Prompts of the traffic: JSONL, CSV, Parquet or plain lines; '-' is standard input.",
+            show_default=False,
+        ),
+    ],
+    router: Annotated[
+        str, typer.Option(help="'default', 'random', a folder, or owner/name on the Hugging Face hub.")
+    ] = "default",
+    encoder: Annotated[
+        str | None,
+        typer.Option(help="The embedding model, for a router that needs one given: openai:text-embedding-3-small."),
+    ] = None,
+    column: Annotated[str, typer.Option(help="Field that holds the prompt.")] = "prompt",
+    reference: Annotated[
+        str | None,
+        typer.Option(help="Prompts to compare with instead of the router's own calibration: a file like the first."),
+    ] = None,
+    threshold: Annotated[
+        float | None, typer.Option(help="The threshold in use. Default: the calibration's.", min=0, max=1)
+    ] = None,
+    target_share: Annotated[
+        float | None, typer.Option(help="The strong share there should be, 0..1. Default: the calibration's.")
+    ] = None,
+    alpha: Annotated[float, typer.Option(help="Probability of a false alarm, 0..1.")] = 0.05,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Compare traffic with what was calibrated: win rates, strong share, and how far off the embeddings lie.
+
+    Exit code 0 either way: what was found is printed. One file is one test; to watch a running service use
+    `DriftMonitor`, whose false-alarm rate holds however often it is looked at.
+    """
+    prompts = read_prompts_of(file, column)
+    others = read_prompts_of(reference, column) if reference is not None else None
+
+    from dataclasses import replace
+
+    from routellm_core.calibration import Calibration
+    from routellm_core.calibration import drift as compare
+    from routellm_core.routers import load_router
+
+    loaded = load_router(router, encoder=encoder)
+    calibration = loaded.calibration
+    if others is not None:
+        before = None if calibration is None else calibration.threshold
+        vectors = loaded.encoder.encode(others) if loaded.encoder is not None and len(others) >= 20 else None
+        calibration = Calibration.from_win_rates(loaded.win_rate(others), vectors=vectors)
+        if threshold is None and before is not None:
+            threshold = before
+    if calibration is None:
+        raise ConfigurationError(
+            f"router {router!r} has no calibration to compare with: give --reference FILE, or calibrate it first "
+            "(`routellm calibrate FILE --save FOLDER`)"
+        )
+    if threshold is not None:
+        share = float((calibration.win_rates >= threshold).mean())
+        calibration = replace(calibration, threshold=threshold, realised_share=share)
+    vectors = None
+    if calibration.embeddings is not None and loaded.encoder is not None:
+        vectors = loaded.encoder.encode(prompts)
+    report = compare(calibration, loaded.win_rate(prompts), vectors=vectors, target_share=target_share, alpha=alpha)
+    if as_json:
+        print_json({"file": file, "router": router, **report.to_dict()})
+    else:
+        typer.echo(str(report))
