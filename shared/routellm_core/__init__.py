@@ -17,7 +17,10 @@ if TYPE_CHECKING:
     from routellm_core import evaluation as evaluation
     from routellm_core import testing as testing
     from routellm_core import training as training
+    from routellm_core.calibration import Budget as Budget
     from routellm_core.calibration import Calibration as Calibration
+    from routellm_core.calibration import DriftMonitor as DriftMonitor
+    from routellm_core.calibration import calibrate as calibrate
     from routellm_core.encoders import Encoder as Encoder
     from routellm_core.errors import RouteLLMError as RouteLLMError
     from routellm_core.evaluation import compare as compare
@@ -37,10 +40,12 @@ if TYPE_CHECKING:
 _SUBPACKAGES = ("augmentation", "data", "encoders", "errors", "evaluation", "testing", "training")
 _NAMES = {
     "BertRouter": "routellm_core.routers.bert",
+    "Budget": "routellm_core.calibration",
     "Calibration": "routellm_core.calibration",
     "CausalLLMRouter": "routellm_core.routers.causal",
     "Decision": "routellm_core.types",
     "DifficultyRouter": "routellm_core.routers.difficulty",
+    "DriftMonitor": "routellm_core.calibration",
     "Encoder": "routellm_core.encoders",
     "MatrixFactorizationRouter": "routellm_core.routers.mf",
     "RandomRouter": "routellm_core.routers.random",
@@ -48,6 +53,7 @@ _NAMES = {
     "Router": "routellm_core.routers",
     "RoutingPolicy": "routellm_core.policy",
     "SimilarityWeightedRouter": "routellm_core.routers.sw",
+    "calibrate": "routellm_core.calibration",
     "collect_decisions": "routellm_core.policy",
     "compare": "routellm_core.evaluation",
     "evaluate": "routellm_core.evaluation",
@@ -56,10 +62,12 @@ _NAMES = {
 
 __all__ = [
     "BertRouter",
+    "Budget",
     "Calibration",
     "CausalLLMRouter",
     "Decision",
     "DifficultyRouter",
+    "DriftMonitor",
     "Encoder",
     "MatrixFactorizationRouter",
     "RandomRouter",
@@ -69,6 +77,7 @@ __all__ = [
     "SimilarityWeightedRouter",
     "__version__",
     "augmentation",
+    "calibrate",
     "collect_decisions",
     "compare",
     "data",

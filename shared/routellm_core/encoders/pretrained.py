@@ -19,6 +19,7 @@ __all__ = [
     "DTYPES",
     "MayLack",
     "batches_by_length",
+    "cast",
     "first_tokens",
     "load_model",
     "load_pair",
@@ -29,6 +30,7 @@ __all__ = [
     "resolve_dtype",
     "save_pretrained",
     "token_limit",
+    "tokens_at_once",
 ]
 
 MayLack: TypeAlias = Literal["nothing", "pooler", "head"]
@@ -105,7 +107,8 @@ def load_model(
         ConfigurationError: An unknown device or dtype.
     """
     transformers = need("transformers", extra="torch", why="loading a transformer")
-    target, number = resolve_device(device), resolve_dtype(dtype)
+    target = resolve_device(device)
+    resolve_dtype(dtype)  # a wrong one is told before the model is loaded
     try:
         model, report = getattr(transformers, architecture).from_pretrained(
             str(source), local_files_only=local_only, output_loading_info=True, **options
@@ -118,7 +121,22 @@ def load_model(
             f"{source} lacks weights that {type(model).__name__} needs: {', '.join(missing[:4])}"
             f"{', ...' if len(missing) > 4 else ''}. It is another kind of model, or was not fine-tuned for this"
         )
-    return model.to(device=target, dtype=number).eval()
+    return cast(model, dtype).to(target).eval()
+
+
+def cast(model: Any, dtype: str) -> Any:
+    """The model in that precision, except for the frequencies of rotary positions: halved, they would blur long texts.
+
+    Raises:
+        ConfigurationError: The dtype is none of `DTYPES`.
+    """
+    number = resolve_dtype(dtype)
+    frequencies = {name: buffer.clone() for name, buffer in model.named_buffers() if name.endswith("inv_freq")}
+    model.to(number)
+    buffers = dict(model.named_buffers())
+    for name, whole in frequencies.items():
+        buffers[name].data = whole
+    return model
 
 
 def _dispensable(name: str, model: Any, may_lack: MayLack) -> bool:
@@ -148,7 +166,7 @@ def load_pair(
         return load_model(architecture, model, device=device, dtype=dtype, local_only=local_only), tokenizer
     if tokenizer is None:
         raise ConfigurationError(f"a loaded model ({type(model).__name__}) needs tokenizer= too")
-    return model.to(device=resolve_device(device), dtype=resolve_dtype(dtype)).eval(), tokenizer
+    return cast(model, dtype).to(resolve_device(device)).eval(), tokenizer
 
 
 def save_pretrained(model: Any, tokenizer: Any, folder: Path) -> None:
@@ -185,6 +203,11 @@ def first_tokens(tokenizer: Any, texts: Sequence[str], max_tokens: int) -> list[
         cleaned, truncation=True, max_length=max_tokens, return_attention_mask=False, return_token_type_ids=False
     )["input_ids"]
     return ids
+
+
+def tokens_at_once(model: Any) -> int:
+    """How many tokens, padding included, one pass should have: few on a CPU, whose caches are small."""
+    return 1 << 10 if model.device.type == "cpu" else 1 << 14
 
 
 def batches_by_length(lengths: Sequence[int], tokens_a_batch: int) -> Iterator[NDArray[np.int64]]:

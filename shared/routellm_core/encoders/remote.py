@@ -77,14 +77,15 @@ class RemoteEncoder(Encoder):
                 f"a {type(source).__name__} does not say which embedding model it calls: "
                 "RemoteEncoder(..., name='text-embedding-3-small')"
             )
+        if not isinstance(model, str):
+            raise ConfigurationError(f"name must be a str, got {model!r}")
         if dim is not None and (not isinstance(dim, Integral) or isinstance(dim, bool) or dim < 1):
             raise ConfigurationError(f"dim must be an int of at least 1, got {dim!r}")
         if dim is not None and declared_dim is not None and dim != declared_dim:
             raise ConfigurationError(f"dim={dim}, but the object gives {declared_dim} dimensions; make them agree")
-        if batch_size < 1:
-            raise ConfigurationError(f"batch_size must be at least 1, got {batch_size}")
-        if max_characters < 2:
-            raise ConfigurationError(f"max_characters must be at least 2, got {max_characters}")
+        for what, value, least in (("batch_size", batch_size, 1), ("max_characters", max_characters, 2)):
+            if not isinstance(value, Integral) or isinstance(value, bool) or value < least:
+                raise ConfigurationError(f"{what} must be an int of at least {least}, got {value!r}")
         self._name = model
         self._dim = int(dim) if dim is not None else declared_dim
         self.batch_size = int(batch_size)

@@ -21,6 +21,7 @@ from routellm_core.encoders.pretrained import (
     padded,
     padding_token,
     token_limit,
+    tokens_at_once,
 )
 from routellm_core.errors import ConfigurationError, RouterFormatError
 from routellm_core.persistence import check_files, digest_of, digests_of_files
@@ -30,7 +31,6 @@ __all__ = ["Pooling", "TransformerEncoder"]
 Pooling: TypeAlias = Literal["mean", "cls"]
 
 _VERSION = "1"  # part of the digest; change it with anything that changes a vector
-_TOKENS_A_BATCH = 1 << 12
 _MODEL_FILES = ("config.json", "*.safetensors", "*.safetensors.index.json")
 _TOKENIZER_FILES = (
     "tokenizer.json",
@@ -94,6 +94,7 @@ class TransformerEncoder(Encoder):
         self.pooling: Pooling = pooling
         self.normalise = bool(normalise)
         self._pad = padding_token(self.tokenizer)
+        first_tokens(self.tokenizer, [""], self.max_tokens)  # sets the limit while no second thread is at work
         settings = json.dumps(self.settings(), sort_keys=True)
         self._digest = digest_of("transformer", _VERSION, settings, json.dumps(self._files, sort_keys=True))
 
@@ -112,7 +113,7 @@ class TransformerEncoder(Encoder):
         torch = need("torch", extra="torch", why="TransformerEncoder")
         ids = first_tokens(self.tokenizer, texts, self.max_tokens)
         vectors = np.zeros((len(texts), self.dim), dtype=np.float32)
-        for rows in batches_by_length([len(row) for row in ids], _TOKENS_A_BATCH):
+        for rows in batches_by_length([len(row) for row in ids], tokens_at_once(self.model)):
             tokens, mask = (
                 torch.from_numpy(a).to(self.model.device) for a in padded([ids[r] for r in rows], self._pad)
             )

@@ -19,18 +19,16 @@ from routellm_core.encoders.pretrained import (
     load_pair,
     padded,
     padding_token,
-    save_pretrained,
     token_limit,
+    tokens_at_once,
 )
 from routellm_core.errors import ConfigurationError, RouterFormatError
-from routellm_core.routers.base import Router
+from routellm_core.routers.transformer import TransformerRouter
 
 __all__ = ["BertRouter"]
 
-_TOKENS_A_BATCH = 1 << 12
 
-
-class BertRouter(Router):
+class BertRouter(TransformerRouter):
     """win_rate = softmax(logits)[strong wins] = 1 - P(tie) - P(weak wins).
 
     Needs the extra "torch". In float32 a prompt's win rate does not depend on the batch it is scored in
@@ -87,6 +85,7 @@ class BertRouter(Router):
         self.dtype = dtype
         self.max_tokens = min(int(max_tokens), token_limit(self.model, self.tokenizer))
         self._pad = padding_token(self.tokenizer)
+        first_tokens(self.tokenizer, [""], self.max_tokens)  # sets the limit while no second thread is at work
         if self.model.config.pad_token_id is None:
             self.model.config.pad_token_id = self._pad  # classifiers on causal models look for the last other token
         super().__init__(name=name, calibration=calibration)
@@ -103,7 +102,7 @@ class BertRouter(Router):
         texts = checked_texts(prompts, what="prompt")
         ids = first_tokens(self.tokenizer, texts, self.max_tokens) if texts else []
         probabilities = np.zeros((len(texts), len(LABELS)))
-        for rows in batches_by_length([len(row) for row in ids], _TOKENS_A_BATCH):
+        for rows in batches_by_length([len(row) for row in ids], tokens_at_once(self.model)):
             with torch.inference_mode():
                 logits = self.logits([ids[row] for row in rows])
                 probabilities[rows] = torch.softmax(logits.double(), dim=-1).cpu().numpy()
@@ -114,9 +113,6 @@ class BertRouter(Router):
 
     def settings(self) -> dict[str, Any]:
         return {"max_tokens": self.max_tokens, "dtype": self.dtype}
-
-    def save_files(self, folder: Path) -> None:
-        save_pretrained(self.model, self.tokenizer, folder)
 
     @classmethod
     def restore_with_files(

@@ -18,12 +18,12 @@ from routellm_core.encoders.pretrained import (
     load_pair,
     padded,
     padding_token,
-    save_pretrained,
     token_limit,
+    tokens_at_once,
 )
 from routellm_core.errors import ConfigurationError, RouterFormatError
-from routellm_core.routers.base import Router
 from routellm_core.routers.prompt_template import QUESTION, PromptTemplate, rendered_texts
+from routellm_core.routers.transformer import TransformerRouter
 
 __all__ = ["ANSWER_PREFIX", "CLASSIFIER_TEXT", "LABEL_TOKENS", "QUESTION", "SYSTEM_TEXT", "CausalLLMRouter"]
 
@@ -34,10 +34,9 @@ CLASSIFIER_TEXT = "Question: {question}\n\nHow good is the small model's answer?
 ANSWER_PREFIX = "Rating:"
 
 _GOOD_ENOUGH = 3  # labels from this one on, [[4]] and [[5]], mean that the weak model suffices
-_TOKENS_A_BATCH = 1 << 12
 
 
-class CausalLLMRouter(Router):
+class CausalLLMRouter(TransformerRouter):
     """win_rate = 1 - P(score >= 4), the softmax of five label tokens behind the answer prefix.
 
     One forward pass a prompt gives the logits that generating the first answer token would give. The prompt is
@@ -121,7 +120,7 @@ class CausalLLMRouter(Router):
         probabilities = np.zeros((len(prompts), len(self.label_ids)))
         is_label = np.zeros(len(prompts), dtype=bool)
         ids = self.template.ids(prompts)
-        for rows in batches_by_length([len(row) for row in ids], _TOKENS_A_BATCH):
+        for rows in batches_by_length([len(row) for row in ids], tokens_at_once(self.model)):
             with torch.inference_mode():
                 logits = next_token_logits(self.model, [ids[row] for row in rows], padding_token(self.tokenizer))
                 probabilities[rows] = torch.softmax(logits[:, self.label_ids].double(), dim=-1).cpu().numpy()
@@ -145,9 +144,6 @@ class CausalLLMRouter(Router):
             "rendered": [self.template.head, self.template.tail],
             "dtype": self.dtype,
         }
-
-    def save_files(self, folder: Path) -> None:
-        save_pretrained(self.model, self.tokenizer, folder)
 
     @classmethod
     def restore_with_files(

@@ -104,14 +104,9 @@ class SimilarityWeightedRouter(Router):
             raise DataError(f"groups have shape {self.groups.shape} for {count} prompts")
         self._set_entries(prompt_index, winners, losers, counts)
         self.strong, self.weak = strong, weak
-        self._pair = self._tier(strong), self._tier(weak)
-        if self._pair[0] == self._pair[1]:
-            raise ConfigurationError(
-                f"{strong!r} and {weak!r} are of the same tier, so every win rate would be one half; "
-                "name models of different tiers, or make more tiers"
-            )
+        self._pair = _pair(tiers, strong, weak)
         everything = self._by_cell(np.ones((1, count), dtype=np.float32))
-        _check_connected(everything[0] > 0, self)
+        _check_connected(everything[0] > 0, self.models, self.tiers)
         # where all battles weigh the same; weighted fits start from it
         self._ratings = _bradley_terry(everything, np.zeros(self._n_tiers))[0]
 
@@ -144,6 +139,11 @@ class SimilarityWeightedRouter(Router):
             EncoderError: The encoder failed.
         """
         prompt_index, winners, losers, counts = _entries(battles, tiers)
+        numbers = _checked_tiers(tiers)
+        _pair(tiers, strong, weak)
+        beat = np.zeros((numbers.max() + 1,) * 2, dtype=bool)
+        beat[winners, losers] = True
+        _check_connected(beat, tuple(tiers), numbers)  # as the class does, but before vectors are paid for
         return cls(
             encoder=encoder,
             vectors=vectors_of(battles.prompts, encoder, vectors),
@@ -177,12 +177,6 @@ class SimilarityWeightedRouter(Router):
         order = np.lexsort((prompt, cell))  # a cell's entries side by side, so that they sum in one pass
         self._prompt, self._counts = prompt[order], times[order]
         self._cells, self._starts = np.unique(cell[order], return_index=True)
-
-    def _tier(self, model: str) -> int:
-        try:
-            return int(self.tiers[self.models.index(model)])
-        except ValueError:
-            raise UnknownKindError(f"unknown model {model!r}; this router knows: {', '.join(self.models)}") from None
 
     # -- scoring
     def _score(self, prompts: list[str]) -> NDArray[np.float64]:
@@ -385,7 +379,19 @@ def _checked_tiers(tiers: Mapping[str, int]) -> NDArray[np.int64]:
     return array
 
 
-def _check_connected(beat: NDArray[np.bool_], router: SimilarityWeightedRouter) -> None:
+def _pair(tiers: Mapping[str, int], strong: str, weak: str) -> tuple[int, int]:
+    for model in (strong, weak):
+        if model not in tiers:
+            raise UnknownKindError(f"unknown model {model!r}; this router knows: {', '.join(tiers)}")
+    if tiers[strong] == tiers[weak]:
+        raise ConfigurationError(
+            f"{strong!r} and {weak!r} are of the same tier, so every win rate would be one half; "
+            "name models of different tiers, or make more tiers"
+        )
+    return int(tiers[strong]), int(tiers[weak])
+
+
+def _check_connected(beat: NDArray[np.bool_], models: Sequence[str], tier_of: NDArray[np.int64]) -> None:
     """Ratings exist exactly when each tier beats each other one, directly or over third ones (Ford 1957)."""
     reach = beat | np.eye(len(beat), dtype=bool)
     for _ in range(len(beat)):
@@ -395,7 +401,7 @@ def _check_connected(beat: NDArray[np.bool_], router: SimilarityWeightedRouter) 
     closed = [(row, "won") for row in reach] + [(column, "lost") for column in reach.T]
     tiers, what = min(closed, key=lambda each: int(each[0].sum()))
     named = ", ".join(
-        f"tier {tier} ({', '.join(m for m, t in zip(router.models, router.tiers, strict=True) if t == tier)})"
+        f"tier {tier} ({', '.join(m for m, t in zip(models, tier_of, strict=True) if t == tier)})"
         for tier in np.flatnonzero(tiers)
     )
     raise DataError(

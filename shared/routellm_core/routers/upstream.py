@@ -169,7 +169,8 @@ def layout_of(folder: Path) -> OfficialRouter | None:
         return None
     for each in OFFICIAL:
         if each.architecture is not None:
-            if any(str(name).endswith(each.architecture) for name in config.get("architectures") or ()):
+            names = config.get("architectures")
+            if isinstance(names, list) and any(str(name).endswith(each.architecture) for name in names):
                 return each
         elif not each.tensors.keys().isdisjoint(_tensor_names(folder)):
             return each
@@ -231,20 +232,24 @@ def _read_mf(layout: OfficialRouter, folder: Path, encoder: Encoder | None) -> R
             f"{folder} is no checkpoint of {layout.hub!r}: it holds {_shapes(found)}; "
             f"expected {_shapes(layout.tensors)}"
         )
-    router: Router = load("routellm_core.routers.mf:MatrixFactorizationRouter")(
-        encoder=encoder,
-        model_vectors=tensors["P.weight"],
-        projection=tensors["text_proj.0.weight"],
-        classifier=tensors["classifier.0.weight"][0],
-        models=ARENA_MODELS,
-        strong=_STRONG,
-        weak=_WEAK,
-    )
+    try:
+        router: Router = load("routellm_core.routers.mf:MatrixFactorizationRouter")(
+            encoder=encoder,
+            model_vectors=tensors["P.weight"],
+            projection=tensors["text_proj.0.weight"],
+            classifier=tensors["classifier.0.weight"][0],
+            models=ARENA_MODELS,
+            strong=_STRONG,
+            weak=_WEAK,
+        )
+    except ConfigurationError as error:  # the shapes fit, so it is the file's values
+        raise RouterFormatError(f"{folder} is no checkpoint of {layout.hub!r}: {error}") from error
     return router
 
 
 def _read_bert(layout: OfficialRouter, folder: Path, encoder: Encoder | None) -> Router:
-    labels = [str(name) for _, name in sorted((_config(folder).get("id2label") or {}).items())]
+    names = _config(folder).get("id2label")
+    labels = [str(name) for _, name in sorted(names.items())] if isinstance(names, dict) else []
     # anybody's classifier may have this architecture; one with names for its labels means something else by them
     if labels != ["LABEL_0", "LABEL_1", "LABEL_2"]:
         raise RouterFormatError(

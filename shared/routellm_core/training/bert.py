@@ -81,7 +81,7 @@ def train_bert(
     Raises:
         RouterFormatError: The base cannot be loaded, or a checkpoint is damaged.
         ConfigurationError: An argument is out of range, or an unfinished run had others.
-        DataError: Nothing can be held out.
+        DataError: No labels, or nothing can be held out.
         MissingExtraError: torch or transformers is not installed.
 
     Source: Ong et al. 2024, arXiv:2406.18665, section 4.2 and appendix (BERT classifier).

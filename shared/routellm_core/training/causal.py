@@ -105,7 +105,7 @@ def train_causal(
     Raises:
         RouterFormatError: The base cannot be loaded, or a checkpoint is damaged.
         ConfigurationError: An argument is out of range, or an unfinished run had others.
-        DataError: Nothing can be held out.
+        DataError: No labels, or nothing can be held out.
         MissingExtraError: torch, transformers, or with LoRA peft, is not installed.
 
     Source: Ong et al. 2024, arXiv:2406.18665, section 4.2 and appendix (causal LLM classifier); Hu et al. 2021,

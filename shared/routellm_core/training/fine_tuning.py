@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from routellm_core._lazy import need
 from routellm_core.calibration import Calibration
 from routellm_core.data.labels import LabelledPrompts
-from routellm_core.encoders.pretrained import batches_by_length
+from routellm_core.encoders.pretrained import batches_by_length, tokens_at_once
 from routellm_core.errors import ConfigurationError, DataError
 from routellm_core.persistence import digest_of, digests_of_files
 from routellm_core.routers import Router
@@ -35,7 +35,7 @@ __all__ = [
 ]
 
 _VERDICTS_WORTH_ONE_MORE = 2.0
-_TOKENS_A_PASS = 1 << 12  # forward and backward at once, padding included; bounds the memory
+_MOST_TOKENS = 1 << 12  # in one pass forward and back: what is kept for the way back takes memory
 _CLIPPED_AT = 1.0  # norm of the gradient
 
 
@@ -136,10 +136,12 @@ def held_out(
 
     Raises:
         ConfigurationError: The fraction is not in [0, 1).
-        DataError: Fewer than two groups, so that nothing can be held out.
+        DataError: No prompts, or fewer than two groups, so that nothing can be held out.
     """
     if not 0.0 <= validation < 1.0:
         raise ConfigurationError(f"validation is the share of prompts held out, 0 to below 1, got {validation!r}")
+    if not len(labels):
+        raise DataError("no labelled prompts to learn from")
     if validation == 0.0:
         return labels, None
     groups = np.unique(labels.groups)
@@ -285,7 +287,7 @@ def _one_step(
     model.train()
     total = 0.0
     # in passes of like length: little padding, and memory that the batch size does not decide
-    for part in batches_by_length([len(training.ids[row]) for row in rows], _TOKENS_A_PASS):
+    for part in batches_by_length([len(training.ids[row]) for row in rows], min(tokens_at_once(model), _MOST_TOKENS)):
         picked = rows[part]
         loss = _log_probabilities(model, logits, training, picked, settings)[1].sum() / settings.batch_size
         loss.backward()
@@ -322,7 +324,7 @@ def _validated(
     torch = need("torch", extra="train", why="training a transformer")
     model.eval()
     win_rates, losses = np.zeros(len(examples.ids)), np.zeros(len(examples.ids))
-    for rows in batches_by_length([len(ids) for ids in examples.ids], _TOKENS_A_PASS):
+    for rows in batches_by_length([len(ids) for ids in examples.ids], tokens_at_once(model)):
         with torch.inference_mode():
             logarithms, entropies = _log_probabilities(model, logits, examples, rows, settings)
         win_rates[rows] = logarithms[:, :n_wins].double().exp().sum(dim=-1).cpu().numpy()
