@@ -162,7 +162,9 @@ def loaded(trained: Trained, work: Path) -> Router:
     described = json.loads((folder / "config.json").read_text(encoding="utf-8"))["encoder"]
     if described is None:
         router = load_router(folder)
-        return router.to(dtype="bfloat16") if isinstance(router, TransformerRouter) else router  # 2.5 times as fast
+        if isinstance(router, TransformerRouter):
+            router.to(dtype="bfloat16")  # 2.5 times as fast on a CPU
+        return router
     return load_router(folder, encoder=Remembering(load_encoder(described, folder / "encoder")))
 
 

@@ -16,7 +16,7 @@ __all__ = ["ChatModelBackend", "resolve"]
 
 
 def resolve(spec: Any) -> ChatModelBackend | None:
-    """A chat model, or a "provider:model" string; None for anything else.
+    """A chat model, bound arguments or not, or a "provider:model" string; None for anything else.
 
     Raises:
         MissingExtraError: It is a string, and LangChain or the provider's package is not installed.
@@ -30,8 +30,12 @@ def resolve(spec: Any) -> ChatModelBackend | None:
     if "langchain_core" not in sys.modules:  # then this is nobody's chat model, and the import can be spared
         return None
     from langchain_core.language_models.chat_models import BaseChatModel
+    from langchain_core.runnables.base import RunnableBindingBase
 
-    return ChatModelBackend(spec) if isinstance(spec, BaseChatModel) else None
+    model = spec
+    while isinstance(model, RunnableBindingBase):  # what bind(stop=...) and with_retry() make
+        model = model.bound
+    return ChatModelBackend(spec, name=_name(model)) if isinstance(model, BaseChatModel) else None
 
 
 class ChatModelBackend:

@@ -7,6 +7,7 @@ import hashlib
 import json
 import mmap
 import os
+import re
 import secrets
 import shutil
 import stat
@@ -28,11 +29,13 @@ __all__ = [
     "FORMAT",
     "TENSORS",
     "check_files",
+    "check_replaceable",
     "digest_of",
     "digests_of_files",
     "read_config",
     "read_tensors",
     "replace_folder",
+    "try_lock",
     "write_bytes",
     "write_config",
     "write_tensors",
@@ -235,18 +238,15 @@ def replace_folder(folder: Path, fill: Callable[[Path], None]) -> None:
     Raises:
         ConfigurationError: The path cannot be a folder, or holds something that is no saved router.
     """
+    folder = check_replaceable(folder)
+    previous = folder.with_name(folder.name + _REPLACED)
     try:
-        folder = Path(os.path.realpath(folder))
-        if folder.exists() and not _may_be_replaced(folder):
-            raise ConfigurationError(f"{folder} exists and does not hold a saved router; give another path")
         folder.parent.mkdir(parents=True, exist_ok=True)
+        _clear_up(folder, previous)
         temporary = _beside(folder)
         temporary.mkdir()
-    except (ValueError, FileExistsError, NotADirectoryError) as error:
-        if isinstance(error, ConfigurationError):
-            raise
+    except (FileExistsError, NotADirectoryError) as error:
         raise ConfigurationError(f"{str(folder)!r} cannot be a folder: {error}") from error
-    previous = folder.with_name(folder.name + _REPLACED)
     try:
         fill(temporary)
         if folder.exists():
@@ -267,6 +267,36 @@ def replace_folder(folder: Path, fill: Callable[[Path], None]) -> None:
     shutil.rmtree(previous, ignore_errors=True)
 
 
+def _clear_up(folder: Path, previous: Path) -> None:
+    """What a killed save left: half-written folders go, and the router it had moved away comes back."""
+    if previous.is_dir() and not folder.exists():
+        os.rename(previous, folder)  # the files beside the router are copied from there
+    half_written = re.compile(rf"\.{re.escape(folder.name)}\.[0-9a-f]{{8}}")
+    for other in folder.parent.iterdir():
+        if half_written.fullmatch(other.name) and other.is_dir() and not other.is_symlink():
+            shutil.rmtree(other, ignore_errors=True)
+
+
+def check_replaceable(folder: Path) -> Path:
+    """The folder's real path, if `replace_folder` may write it: to be asked before hours of work.
+
+    Raises:
+        ConfigurationError: The path cannot be a folder, holds something that is no saved router, or lies where
+            nothing may be written.
+    """
+    try:
+        real = Path(os.path.realpath(folder))
+        exists = real.exists()
+    except (OSError, ValueError) as error:  # too long, or with a NUL
+        raise ConfigurationError(f"{str(folder)[:200]!r} cannot be a folder: {error}") from error
+    if exists and not _may_be_replaced(real):
+        raise ConfigurationError(f"{real} exists and does not hold a saved router; give another path")
+    above = next(each for each in real.parents if each.exists()) if real.name else real
+    if not above.is_dir() or not os.access(above, os.W_OK | os.X_OK):
+        raise ConfigurationError(f"{str(real)!r} cannot be a folder: {above} is none that may be written to")
+    return real
+
+
 def _may_be_replaced(folder: Path) -> bool:
     """Whether it is empty or holds a router of ours; a config.json alone is no sign, others have one too."""
     if not folder.is_dir():
@@ -278,6 +308,21 @@ def _may_be_replaced(folder: Path) -> bool:
     except (OSError, ValueError, RecursionError):
         return False
     return isinstance(config, dict) and {"format", "kind", "settings", "tensors_sha256"} <= config.keys()
+
+
+def try_lock(file: BinaryIO) -> bool:
+    """Lock a file until it is closed, or the process ends; False if somebody else has it."""
+    try:
+        import fcntl
+    except ImportError:  # Windows: nothing stops a second process there
+        return True
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:  # a file system without locks
+        return True
+    return True
 
 
 def _copy(source: Path, target: Path) -> None:

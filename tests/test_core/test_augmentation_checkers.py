@@ -113,7 +113,9 @@ def test_no_text_breaks_a_checker(text):
         assert checker(text, answer) in (0.0, 1.0)
 
 
-@pytest.mark.parametrize("unit", [" ", "answer ", "1 ", "(", "1,", "\\boxed{", "#", "1/", "-", "answer is (", "A"])
+@pytest.mark.parametrize(
+    "unit", [" ", "answer ", "1 ", "(", "1,", "\\boxed{", "#", "1/", "-", "answer is (", "A", "\n\n\n", "(\n\n"]
+)
 def test_long_answers_take_time_in_proportion_to_their_length(unit):
     # a pattern that looks back over what it has seen takes minutes here, not milliseconds
     text = unit * 20_000

@@ -182,3 +182,12 @@ def test_bad_arguments_are_one_line_and_exit_code_2(tmp_path, name, monkeypatch,
     assert ended.value.code == 2
     assert lines[-1].startswith("routellm: ") and message in lines[-1]
     assert not (tmp_path / "o").exists()
+
+
+def test_labels_never_replace_the_journal(tmp_path):
+    questions = write(tmp_path / "in.jsonl", [{"prompt": "6 x 7?", "answer": "42"}])
+    paid = tmp_path / "paid.jsonl"
+    done = run("gold", questions, *PAIR, "--out", paid, "--journal", paid, "--yes")
+    assert done.returncode == 2
+    assert "would replace the journal" in done.stderr
+    assert not paid.exists()

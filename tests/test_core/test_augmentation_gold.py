@@ -1,5 +1,10 @@
 """Golden labels: both models answer, and a checker says who is right."""
 
+import asyncio
+import os
+import signal
+import time
+
 import pytest
 
 from routellm_core.augmentation import alabel_gold, estimate_gold, label_from_scores, label_gold
@@ -134,3 +139,65 @@ def test_scores_that_are_there_already_become_labels():
             label_from_scores([rows[0], bad], strong_model="big", weak_model="small", **columns)
     with pytest.raises(ConfigurationError, match="both 'big'"):
         label_from_scores(rows, strong_model="big", weak_model="big", **columns)
+
+
+class Interrupting(Scripted):
+    """Interrupts the main thread, as Ctrl-C does, with its fifth answer."""
+
+    def generate(self, messages):
+        self.asked.append(messages)
+        if len(self.asked) == 5:
+            os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(0.005)  # so that not everything is done before the main thread wakes
+        return Generation(text="x")
+
+
+def test_interrupted_inside_a_running_loop_it_stops_paying():
+    rows = [{"prompt": f"p {i}", "answer": "x"} for i in range(1000)]
+    strong, weak = Interrupting("s", {}), Scripted("w", {row["prompt"]: "x" for row in rows})
+
+    async def cell():
+        before = signal.signal(signal.SIGINT, signal.default_int_handler)  # as a notebook has it
+        try:
+            with pytest.raises(KeyboardInterrupt):
+                label_gold(rows, strong=strong, weak=weak, concurrency=1)
+        finally:
+            signal.signal(signal.SIGINT, before)
+
+    asyncio.run(cell())
+    assert len(strong.asked) < len(rows) / 2
+
+
+@pytest.mark.parametrize("answer", [None, "text", Generation(text=None), Generation(text=["x"])])
+def test_an_answer_that_is_no_text_costs_one_label(answer):
+    class Wrong(Scripted):
+        def generate(self, messages):
+            return answer if messages[0]["content"] == "half of 3?" else super().generate(messages)
+
+    models = {**pair(), "weak": Wrong("w", pair()["weak"].answers)}
+    result = label_gold(ROWS, checker="numeric", **models)
+    assert [row["prompt"] for row in result.rows] == ["6 x 7?", "2 + 2?"]
+    assert result.dropped.counts() == {"w gave no text": 1}
+
+
+@pytest.mark.parametrize("count", [1.5, True, -1, 10**400, "3"])
+def test_a_token_count_that_is_none_is_guessed_and_the_journal_opens_again(tmp_path, count):
+    class Odd(Scripted):
+        def generate(self, messages):
+            return Generation(text="x", input_tokens=count, output_tokens=count)
+
+    pairs = {"strong": Odd("s", {}), "weak": Odd("w", {})}
+    rows = [{"prompt": "p", "answer": "x"}]
+    assert label_gold(rows, journal=tmp_path / "j", **pairs).spending.guessed == 2
+    assert label_gold(rows, journal=tmp_path / "j", **pairs).spending.reused == 2
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"concurrency": 2.5}, {"concurrency": "8"}, {"budget_usd": "5"}, {"prices": {"s": 1}}, {"prices": {"s": (1,)}}],
+)
+def test_numbers_that_are_none_are_refused_before_anything_is_paid(wrong):
+    models = pair()
+    with pytest.raises(ConfigurationError):
+        label_gold(ROWS, checker="numeric", **models, **{"prices": {"s": (1, 1), "w": (1, 1)}, **wrong})
+    assert not models["strong"].asked

@@ -75,6 +75,21 @@ def test_two_at_a_time_are_refused(tmp_path):
         Journal(tmp_path)
 
 
+@pytest.mark.parametrize("content", ["my notes", '{"api_key": 1}', '{"prompt": "p"'])
+def test_a_file_that_is_no_journal_is_left_as_it_is(tmp_path, content):
+    path = tmp_path / "notes"
+    path.write_text(content)  # one line without an end, as a torn one has none
+    with pytest.raises(DataError, match="line 1: not a line of a journal"):
+        Journal(path)
+    assert path.read_text() == content
+
+
+@pytest.mark.parametrize("path", ["/dev/null", "a\0b"])
+def test_a_path_that_can_hold_no_journal_is_a_configuration_error(path):
+    with pytest.raises(ConfigurationError, match="cannot be"):
+        Journal(path)
+
+
 def test_a_call_is_known_by_its_role_its_model_and_every_word():
     base = key_of("answer", "m", ASKED)
     assert base == key_of("answer", "m", [dict(ASKED[0])])

@@ -483,7 +483,7 @@ def test_models_that_cannot_be_told_apart_are_refused():
         label_by_judge(["a"], strong=Scripted("s"), weak=Scripted("w"), judge=Scripted("w"))
     with pytest.raises(UnknownKindError, match="object of type int"):
         label_by_judge(["a"], strong=3, weak=Scripted("w"), judge=Scripted("j"))
-    with pytest.raises(ConfigurationError, match="concurrency is at least 1, got 0"):
+    with pytest.raises(ConfigurationError, match="concurrency is a whole number, at least 1, got 0"):
         label_by_judge(["a"], concurrency=0, **scripted())
     with pytest.raises(ConfigurationError, match="budget"):
         label_by_judge(["a"], budget_usd=float("nan"), prices=PRICES, **scripted())

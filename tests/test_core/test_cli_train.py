@@ -137,3 +137,18 @@ def test_a_bad_row_stops_and_names_it_or_is_counted_when_asked(battles, tmp_path
     dropped = run(*line, "--drop-bad")
     assert dropped.returncode == 0, dropped.stderr
     assert "2201 -> 2200" in dropped.stderr
+
+
+def test_augmentation_in_an_arena_layout_is_refused_and_not_misread(battles, tmp_path):
+    done = run("mf", "--data", battles, "--augment", battles, "--encoder", "hashing:64", "--out", tmp_path / "router")
+    assert done.returncode == 2
+    assert "no side is the strong one" in done.stderr.splitlines()[-1]
+
+
+@pytest.mark.parametrize("out", [".", "notes", "notes/below"])
+def test_a_folder_that_cannot_be_written_is_refused_before_any_work(battles, tmp_path, out):
+    (tmp_path / "notes").write_text("mine")
+    done = run("mf", "--data", battles, "--encoder", "hashing:64", "--out", tmp_path / out)
+    assert done.returncode == 2
+    assert len(done.stderr.splitlines()) == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["notes"]

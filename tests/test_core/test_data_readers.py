@@ -366,7 +366,71 @@ def test_a_file_that_is_not_what_it_claims_is_named(tmp_path, name, content, why
             read_battles(path, on_bad=on_bad)
 
 
-@pytest.mark.parametrize("given", [[], {"prompt": "p"}, 3, "missing.csv", "no/such/folder"])
+def test_a_name_that_means_the_other_side_as_a_word_is_an_error():
+    with pytest.raises(
+        DataError, match="row 0: unknown winner: 'b' means one side as a word, another as a model's name"
+    ):
+        read_battles([{"prompt": "p", "model_a": "b", "model_b": "a", "winner": "b"}])
+    battles, _ = read_battles([{"prompt": "p", "model_a": "a", "model_b": "b", "winner": "b"}])
+    assert battles.outcome.tolist() == [-1]
+
+
+def test_a_winner_is_found_by_a_name_with_blanks_around_it():
+    battles, _ = read_battles([{"prompt": "p", "model_a": " gpt ", "model_b": "y", "winner": "gpt"}])
+    assert battles.outcome.tolist() == [1]
+
+
+def test_a_models_name_that_no_file_could_keep_is_an_error(tmp_path):
+    path = tmp_path / "x.jsonl"
+    path.write_text('{"prompt": "p", "model_a": "x\\ud800", "model_b": "y", "winner": "a"}\n')
+    with pytest.raises(DataError, match="line 1: model's name is not Unicode text"):
+        read_battles(path)
+
+
+def test_a_number_of_hundreds_of_digits_is_no_score_and_no_flag():
+    huge = 10**400
+    with pytest.raises(DataError, match="row 0: score is no number"):
+        read_battles([{"prompt": "p", "model": "x", "score": huge}])
+    flags = {"winner_model_a": huge, "winner_model_b": 0, "winner_tie": 0}
+    with pytest.raises(DataError, match="row 0: unknown winner"):
+        read_battles([{"prompt": '["p"]', "model_a": "x", "model_b": "y", **flags}])
+
+
+TWO_WINNERS = ["prompt", "model_a", "model_b", "winner", "winner"]
+
+
+@pytest.mark.parametrize("kind", ["csv", "pandas", "arrow", "parquet"])
+def test_a_column_that_stands_twice_is_an_error(tmp_path, kind):
+    values = ["p", "x", "y", "a", "b"]
+    if kind == "csv":
+        source = tmp_path / "x.csv"
+        source.write_text(",".join(TWO_WINNERS) + "\n" + ",".join(values) + "\n")
+    elif kind == "pandas":
+        source = pytest.importorskip("pandas").DataFrame([values], columns=TWO_WINNERS)
+    else:
+        arrow = pytest.importorskip("pyarrow")
+        source = arrow.Table.from_arrays([arrow.array([value]) for value in values], names=TWO_WINNERS)
+        if kind == "parquet":
+            from pyarrow import parquet
+
+            parquet.write_table(source, tmp_path / "x.parquet")
+            source = tmp_path / "x.parquet"
+    with pytest.raises(DataError, match="two columns 'winner'"):
+        read_battles(source)
+
+
+def test_labels_with_sides_are_read_from_scores_of_pairs_alone():
+    sided = {"prompt": "p", "strong_model": "x", "weak_model": "y", "strong_score": 0, "weak_score": 1}
+    battles, _ = read_battles([sided], sides=True)
+    assert (battles.models[battles.model_a[0]], battles.outcome.tolist()) == ("x", [-1])
+    arena = {"prompt": "p", "model_a": "y", "model_b": "x", "winner": "model_a"}
+    scores = {"prompt": "p", "model": "x", "score": 1}
+    for row in (arena, scores):
+        with pytest.raises(DataError, match="no side is the strong one; these labels need the columns prompt, strong"):
+            read_battles([row], sides=True)
+
+
+@pytest.mark.parametrize("given", [[], {"prompt": "p"}, 3, "missing.csv", "no/such/folder", "long" * 2000 + ".csv"])
 def test_what_is_no_source_is_an_error(given):
     with pytest.raises(DataError):
         read_battles(given)

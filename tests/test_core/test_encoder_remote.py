@@ -204,7 +204,16 @@ def test_an_object_that_does_not_say_its_model_needs_the_name():
 
 
 @pytest.mark.parametrize(
-    "arguments", [{"dim": 0}, {"dim": 7.5}, {"dim": True}, {"batch_size": 0}, {"max_characters": 1}]
+    "arguments",
+    [
+        {"dim": 0},
+        {"dim": 7.5},
+        {"dim": True},
+        {"batch_size": 0},
+        {"batch_size": 2.5},
+        {"max_characters": 1},
+        {"name": 5},
+    ],
 )
 def test_numbers_out_of_range_are_refused(arguments):
     with pytest.raises(ConfigurationError):

@@ -203,3 +203,16 @@ def test_a_name_that_is_no_path_is_an_unknown_router(name):
 
 def test_any_integer_is_a_seed():
     assert 0 <= RandomRouter(seed=10**90).win_rate(["x"])[0] < 1
+
+
+def test_a_save_clears_up_what_a_killed_one_left(tmp_path):
+    folder = tmp_path / "router"
+    RandomRouter().save(folder)
+    (folder / "NOTES.txt").write_text("mine")
+    folder.rename(tmp_path / "router.replaced")  # killed between the two renames
+    (tmp_path / ".router.0123abcd").mkdir()  # killed while writing
+    (tmp_path / ".router.theirs").mkdir()  # no name of ours
+    RandomRouter(seed=3).save(folder)
+    assert (folder / "NOTES.txt").read_text() == "mine"
+    assert load_router(folder).seed == 3
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".router.theirs", "router"]

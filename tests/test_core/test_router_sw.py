@@ -450,3 +450,25 @@ def test_the_tensors_file_has_the_usual_permissions_and_no_remains_beside_it(tmp
     files = {path.name: path.stat().st_mode for path in (tmp_path / "r").iterdir()}
     assert files.keys() == {"config.json", "model.safetensors"}
     assert files["model.safetensors"] == files["config.json"]
+
+
+def test_what_can_be_refused_is_refused_before_anything_is_encoded(tmp_path):
+    class Unpaid(HashingEncoder):
+        def _encode(self, texts):
+            pytest.fail("vectors may cost money")
+
+    battles = some_battles()
+    (tmp_path / "notes").write_text("mine")
+    tiers = tiers_of(battles, 4)
+    arguments = {"encoder": Unpaid(8), "tiers": tiers, "strong": "m0", "weak": "m1"}
+    for changes in ({"weak": "m4"}, {"sample": 0}, {"sample": "x"}, {"drop_unrated": "no"}, {"seed": -1}):
+        with pytest.raises(ConfigurationError):
+            train_sw(battles, **{**arguments, **changes})
+    with pytest.raises(ConfigurationError, match="does not hold a saved router"):
+        train_sw(battles, **arguments, out=tmp_path / "notes")
+    with pytest.raises(UnknownKindError, match="nobody"):
+        train_sw(battles, **{**arguments, "weak": "nobody"})
+    always = battles.with_outcome(np.where(np.array([tiers[battles.models[i]] == 0 for i in battles.model_a]), 1, -1))
+    with pytest.raises(DataError, match="make fewer tiers"):
+        one_sided = always.take([tiers[battles.models[i]] == 0 for i in battles.model_a])
+        train_sw(one_sided, **arguments)

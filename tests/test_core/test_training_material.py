@@ -135,3 +135,20 @@ def test_every_trainer_says_what_it_learns_from_and_where_it_saves(kind):
     parameters = inspect.signature(trainers.TRAINERS.load(kind)).parameters
     assert next(iter(parameters)) in ("battles", "labels")
     assert {"out", "seed"} <= set(parameters)
+
+
+def test_a_named_pair_needs_no_third_tier():
+    two = ladder(n_models=2)
+    made = TrainingMaterial.from_battles(two, near_duplicates="ignore", n_tiers=2, strong="model-00", weak="model-01")
+    assert (made.strong, made.weak) == ("model-00", "model-01")
+    with pytest.raises(ConfigurationError, match="name a pair of models"):
+        TrainingMaterial.from_battles(two, near_duplicates="ignore", n_tiers=2, strong="model-00")
+
+
+def test_augmentation_whose_models_change_sides_is_refused():
+    one = golden(["a golden question, number one"], [1])
+    other = Battles.from_columns(["a golden question, number two"], ["small"], ["big"], [1])
+    with pytest.raises(
+        DataError, match="'big' is the strong side against 'small' in some rows, the weak one in others"
+    ):
+        material(augmented=Battles.concatenated([one, other]))

@@ -16,6 +16,7 @@ from routellm_core.errors import ConfigurationError, DataError, UnknownKindError
 from routellm_core.routers.linear import sigmoid
 from routellm_core.training import mf
 from routellm_core.training.mf import add_model, train_mf
+from routellm_core.training.run import TrainingRun
 
 WIDTH = 24
 QUICK = {"strong": "m0", "weak": "m5", "dim": 8, "epochs": 6, "learning_rate": 1e-2, "noise": 0.02}
@@ -206,6 +207,59 @@ def test_a_model_without_training_battles_is_counted_and_unknown_to_the_router()
 def test_arguments_out_of_range_are_refused(changes):
     with pytest.raises(ConfigurationError):
         train(some_battles(200), **{"epochs": 1, **changes})
+
+
+@pytest.mark.parametrize("changes", [{"noise": "much"}, {"validation": None}, {"seed": -1}, {"seed": 1.5}])
+def test_arguments_of_another_kind_are_refused(changes):
+    with pytest.raises(ConfigurationError, match=next(iter(changes))):
+        train(some_battles(200), **{"epochs": 1, **changes})
+
+
+def test_a_training_that_diverges_says_so(tmp_path):
+    with pytest.raises(ConfigurationError, match=r"diverged in epoch 1; lower learning_rate=1e\+30"):
+        train(some_battles(200), learning_rate=1e30, out=tmp_path / "r")
+    assert not list(tmp_path.iterdir())
+
+
+class Unpaid(HashingEncoder):
+    def _encode(self, texts):
+        pytest.fail("vectors may cost money")
+
+
+def test_what_can_be_refused_is_refused_before_anything_is_encoded(tmp_path):
+    (tmp_path / "notes").write_text("mine")
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "notes").write_text("mine")
+    for out in ("notes", "folder", "notes/below"):
+        with pytest.raises(ConfigurationError, match="does not hold a saved router|cannot be a folder"):
+            train(some_battles(200), encoder=Unpaid(WIDTH), out=tmp_path / out)
+    with pytest.raises(DataError, match="ties"):
+        train(some_battles(200, ties=1.0), encoder=Unpaid(WIDTH))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["folder", "notes"]
+
+
+def test_two_trainings_into_one_folder_are_refused_until_the_first_ends(tmp_path):
+    pytest.importorskip("fcntl")
+    with TrainingRun(tmp_path / "r", {"kind": "mf"}):
+        with pytest.raises(ConfigurationError, match="another process trains into"):
+            train(some_battles(200), out=tmp_path / "r", restart=True)
+    train(some_battles(200), out=tmp_path / "r", epochs=1)
+    assert [path.name for path in tmp_path.iterdir()] == ["r"]
+
+
+def test_killed_between_the_save_and_the_end_it_ends_when_called_again(tmp_path, monkeypatch):
+    def die(self, out):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(TrainingRun, "finish", die)
+        with pytest.raises(KeyboardInterrupt):
+            train(some_battles(200), out=tmp_path / "r", epochs=2)
+    first = load_router(tmp_path / "r")
+    again = train(some_battles(200), out=tmp_path / "r", epochs=2)
+    np.testing.assert_array_equal(weights_of(first)[0], weights_of(again.router)[0])
+    assert [row["step"] for row in again.log] == [0, 1, 2]
+    assert [path.name for path in tmp_path.iterdir()] == ["r"]
 
 
 # -- files

@@ -174,7 +174,7 @@ def test_weights_of_another_shape_are_refused(tmp_path, changes, message, file):
 def test_weights_that_are_not_finite_are_refused(tmp_path):
     tensors = mf_tensors()
     tensors["P.weight"][3, 4] = np.nan
-    with pytest.raises(ConfigurationError, match="not finite"):
+    with pytest.raises(RouterFormatError, match="not finite"):
         load_router(write_mf(tmp_path / "mf", tensors), encoder=embed)
 
 
@@ -561,3 +561,12 @@ def test_a_path_is_a_folder_and_never_a_name(no_hub, tmp_path, monkeypatch):
 def test_every_published_router_is_found_by_its_names():
     names = [name for each in OFFICIAL for name in (*each.names, each.hub)]
     assert len(set(names)) == len(names)
+
+
+@pytest.mark.parametrize(
+    "config", [{"architectures": 5}, {"architectures": ["XForSequenceClassification"], "id2label": 5}]
+)
+def test_a_config_that_is_not_what_it_should_be_is_no_router(tmp_path, config):
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(RouterFormatError):
+        load_router(tmp_path)

@@ -63,6 +63,14 @@ def test_a_model_that_counts_no_tokens_says_none() -> None:
     assert backend.generate(ASKED) == Generation(text="hi")
 
 
+def test_a_model_with_bound_arguments_or_retries_is_a_chat_model() -> None:
+    for bind in (lambda model: model.bind(stop=["x"]), lambda model: model.with_retry().bind(stop=["x"])):
+        backend = resolve(bind(GenericFakeChatModel(messages=iter([AIMessage("hello")]))))
+        assert backend is not None
+        assert backend.name == "genericfakechatmodel"
+        assert backend.generate(ASKED) == Generation(text="hello")
+
+
 def test_what_is_not_langchains_is_left_to_others() -> None:
     assert resolve(object()) is None
     assert resolve(3) is None

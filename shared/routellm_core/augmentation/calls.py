@@ -98,8 +98,8 @@ class PaidCalls:
         concurrency: int,
         in_threads: bool,
     ) -> None:
-        if concurrency < 1:
-            raise ConfigurationError(f"concurrency is at least 1, got {concurrency}")
+        if isinstance(concurrency, bool) or not isinstance(concurrency, int) or concurrency < 1:
+            raise ConfigurationError(f"concurrency is a whole number, at least 1, got {concurrency!r}")
         self.journal = journal
         self.meter = meter
         self.concurrency = concurrency
@@ -172,7 +172,7 @@ class PaidCalls:
             self.meter.retries += 1
 
         try:
-            return await with_retries(once, attempts=_ATTEMPTS, rng=self._rng, on_retry=count)
+            generation = await with_retries(once, attempts=_ATTEMPTS, rng=self._rng, on_retry=count)
         except Exception as error:
             # the type and the status only: a provider's message may quote the prompt
             status = status_of(error)
@@ -185,6 +185,13 @@ class PaidCalls:
                     "account; what was paid so far is in the journal"
                 ) from error
             raise CallFailed(f"{backend.name} failed with {why}") from error
+        if not isinstance(generation, Generation) or not isinstance(generation.text, str):
+            raise CallFailed(f"{backend.name} gave no text")
+        return Generation(
+            text=generation.text,
+            input_tokens=_counted(generation.input_tokens),
+            output_tokens=_counted(generation.output_tokens),
+        )
 
 
 async def label_each(
@@ -326,8 +333,26 @@ def in_own_loop(make: Callable[[], Coroutine[Any, Any, T]]) -> T:
         asyncio.get_running_loop()
     except RuntimeError:
         return asyncio.run(make())
+    running: list[tuple[asyncio.AbstractEventLoop, asyncio.Task[Any] | None]] = []
+
+    async def noted() -> T:
+        running.append((asyncio.get_running_loop(), asyncio.current_task()))
+        return await make()
+
     with ThreadPoolExecutor(1) as pool:
-        return pool.submit(lambda: asyncio.run(make())).result()
+        future = pool.submit(lambda: asyncio.run(noted()))
+        try:
+            return future.result()
+        except BaseException:  # an interrupted notebook cell would go on paying to the end
+            for loop, task in running:
+                if task is not None and not future.done():
+                    loop.call_soon_threadsafe(task.cancel)
+            raise
+
+
+def _counted(tokens: Any) -> int | None:
+    """The count; None, so that it is guessed, for what is none: the journal must be able to hold it."""
+    return tokens if isinstance(tokens, int) and not isinstance(tokens, bool) and 0 <= tokens < 2**53 else None
 
 
 @contextmanager

@@ -68,7 +68,7 @@ _STATED = re.compile(
 )
 _LEADING = re.compile(rf"^{_OPEN}({_LETTER}|[a-j](?=\s*[)\].]|\s*$))(?:{_CLOSE}\s*$|[)\].:]{_CLOSE}(?:\s|$))")
 _BRACKETED = re.compile(rf"\(\s*({_LETTER})\s*\)")
-_OWN_LINE = re.compile(rf"^[\s*_`(\[]*({_LETTER})[\s*_`)\].]*$", re.M)
+_OWN_LINE = re.compile(rf"^[ \t\r*_`(\[]*({_LETTER})[ \t\r*_`)\].]*$", re.M)
 
 
 def chosen_letter(response: str) -> str | None:

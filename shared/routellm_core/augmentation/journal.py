@@ -11,9 +11,11 @@ from typing import Any, BinaryIO
 
 from routellm_core.backends import Generation, Message
 from routellm_core.errors import ConfigurationError, DataError
-from routellm_core.persistence import digest_of
+from routellm_core.persistence import digest_of, try_lock
 
 __all__ = ["Journal", "key_of"]
+
+_BEGINS = b'{"key": "'  # every line; what does not is somebody's file, and not ours to cut
 
 
 def key_of(role: str, model: str, messages: Sequence[Message]) -> str:
@@ -49,11 +51,15 @@ class Journal:
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self._file = open(self.path, "a+b")
-        except OSError as error:
-            raise ConfigurationError(f"the journal {self.path} cannot be opened: {error.strerror or error}") from error
+        except (OSError, ValueError) as error:
+            raise ConfigurationError(f"the journal {self.path} cannot be opened: {_why(error)}") from error
         try:
-            _lock(self._file, self.path)
+            if not try_lock(self._file):
+                raise ConfigurationError(f"the journal {self.path} is open in another process; wait for it, or stop it")
             self._read(self._file)
+        except OSError as error:  # a device, say
+            self.close()
+            raise ConfigurationError(f"the journal {self.path} cannot be read: {_why(error)}") from error
         except BaseException:
             self.close()
             raise
@@ -106,6 +112,8 @@ class Journal:
         end = 0
         for number, line in enumerate(file, start=1):
             if not line.endswith(b"\n"):
+                if not (line.startswith(_BEGINS) or _BEGINS.startswith(line)):
+                    raise DataError(f"{self.path}, line {number}: not a line of a journal; choose another file")
                 break  # torn: the answer was paid for, but is lost
             self._take(line, number)
             end += len(line)
@@ -135,14 +143,5 @@ def _typed(value: Any, *types: type) -> Any:
     return value
 
 
-def _lock(file: BinaryIO, path: Path) -> None:
-    try:
-        import fcntl
-    except ImportError:  # Windows: nothing stops a second process there
-        return
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise ConfigurationError(f"the journal {path} is open in another process; wait for it, or stop it") from None
-    except OSError:  # a file system without locks
-        return
+def _why(error: OSError | ValueError) -> object:
+    return getattr(error, "strerror", None) or error

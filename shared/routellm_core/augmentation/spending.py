@@ -7,6 +7,7 @@ import math
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from numbers import Real
 
 from routellm_core.backends import Generation, Message
 from routellm_core.errors import ConfigurationError, MissingExtraError, UnknownKindError
@@ -112,7 +113,8 @@ class PriceList:
         self._own = dict(own or {})
         self._unknown: dict[str, str] = {}
         for model, price in self._own.items():
-            if not all(math.isfinite(value) and value >= 0 for value in price):
+            amounts = tuple(price) if isinstance(price, Sequence) else ()
+            if len(amounts) != 2 or not all(isinstance(value, Real) and 0 <= value < math.inf for value in amounts):
                 raise ConfigurationError(f"the price of {model!r} is two amounts of 0 or more, got {price!r}")
 
     def cost(self, model: str, input_tokens: int, output_tokens: int) -> float | None:
@@ -173,7 +175,7 @@ class Meter:
     def __init__(
         self, prices: PriceList, *, budget_usd: float | None = None, earlier: Sequence[tuple[str, Generation]] = ()
     ) -> None:
-        if budget_usd is not None and not (math.isfinite(budget_usd) and budget_usd >= 0):
+        if budget_usd is not None and not (isinstance(budget_usd, Real) and 0 <= budget_usd < math.inf):
             raise ConfigurationError(f"a budget is an amount in US dollars of 0 or more, got {budget_usd!r}")
         self._prices = prices
         self._budget = budget_usd

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -199,6 +200,10 @@ def _labelled(
     from routellm_core.augmentation import Journal
 
     path = journal if journal is not None else out.with_name(out.name + ".journal.jsonl")
+    if os.path.realpath(path) == os.path.realpath(out):
+        raise ConfigurationError(
+            f"the labels would replace the journal {path}, which holds what was paid; give two files"
+        )
     if not out.parent.is_dir():  # before anything is paid
         raise DataError(f"cannot write {out}: no such folder")
     with Journal(path) as kept:

@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from routellm_core.errors import ConfigurationError, DataError
+from routellm_core.persistence import check_replaceable
 
 __all__ = ["train"]
 
@@ -55,7 +56,7 @@ def train(
     near_duplicates: Annotated[
         str, typer.Option(help="Near-duplicate prompts: 'group' them (never split), 'drop' or 'ignore'.")
     ] = "group",
-    tiers: Annotated[int, typer.Option(help="Number of tiers.", min=3)] = 10,
+    tiers: Annotated[int, typer.Option(help="Number of tiers; the default pair takes three.", min=2)] = 10,
     drop_bad: Annotated[
         bool, typer.Option(help="Count and drop rows that cannot be used, instead of stopping.")
     ] = False,
@@ -104,9 +105,10 @@ def train(
         if value is not None
     }
     known = options_of(kind)
+    settable = [name for name in known if name not in ("encoder", "vectors", "out")]
     for name, value in map(_setting, more or []):
-        if name not in known or name in ("encoder", "vectors", "out"):
-            raise ConfigurationError(f"training {kind!r} has no option {name!r} to --set; it has {', '.join(known)}")
+        if name not in settable:
+            raise ConfigurationError(f"training {kind!r} has no option {name!r} to --set; it has {', '.join(settable)}")
         options[name] = value
     for name in options:
         if name not in known:
@@ -120,6 +122,7 @@ def train(
     if "base" in known:
         options["label_sides"] = labels
 
+    check_replaceable(out)
     _log_to_stderr()
     material = _material(
         data, augment or [], strong, weak, exclude or [], exclude_model or [], near_duplicates, tiers, drop_bad
@@ -158,18 +161,18 @@ def _material(
 
     on_bad: Any = "drop" if drop_bad else "raise"
 
-    def read(files: list[str]) -> Battles:
+    def read(files: list[str], *, sides: bool) -> Battles:
         parts = []
         for file in files:
-            battles, step = read_battles(file, on_bad=on_bad)
+            battles, step = read_battles(file, on_bad=on_bad, sides=sides)
             _say(f"{file}: {step}")
             parts.append(battles)
         return Battles.concatenated(parts)
 
     evaluation = [prompt for file in exclude for prompt in read_prompts(file)]
     material = TrainingMaterial.from_battles(
-        read(data),
-        augmented=read(augment) if augment else None,
+        read(data, sides=False),
+        augmented=read(augment, sides=True) if augment else None,
         strong=strong,
         weak=weak,
         n_tiers=tiers,

@@ -81,10 +81,11 @@ def blocks(source: Source, wanted: frozenset[str], *, split: str = "train") -> I
 def _named(source: str | os.PathLike[str], wanted: frozenset[str], split: str) -> Iterator[Block]:
     path = Path(source)
     suffix = path.suffix.lower()
-    if suffix not in _FILES and isinstance(source, str) and source.count("/") == 1 and not path.exists():
+    # of os.path, since those of Path raise for what is too long for a path
+    if suffix not in _FILES and isinstance(source, str) and source.count("/") == 1 and not os.path.exists(path):
         return _data_set(source, wanted, split)
-    if not path.is_file():
-        raise DataError(f"{path}: {'not a file' if path.exists() else 'no such file'}")
+    if not os.path.isfile(path):
+        raise DataError(f"{path}: {'not a file' if os.path.exists(path) else 'no such file'}")
     if suffix == ".parquet":
         return _parquet(path, wanted)
     read: dict[str, Callable[[Path, frozenset[str]], Iterator[Block]]] = {".json": _json}
@@ -124,7 +125,7 @@ def _json(path: Path, wanted: frozenset[str]) -> Iterator[Block]:
 def _csv(path: Path, wanted: frozenset[str]) -> Iterator[Block]:
     with path.open(encoding="utf-8-sig", newline="") as file:
         reader = csv.DictReader(file, delimiter=_CSV[path.suffix.lower()], strict=True)
-        rows = _numbered_rows(reader, path)
+        rows = _numbered_rows(reader, path, wanted)
         while True:
             # prompts may be longer than the module's limit, which is one for the whole process
             limit = csv.field_size_limit(sys.maxsize)
@@ -137,7 +138,13 @@ def _csv(path: Path, wanted: frozenset[str]) -> Iterator[Block]:
             yield from _blocks_of_rows(iter(some), wanted, name=str(path), label=path.stem, unit="line")
 
 
-def _numbered_rows(reader: csv.DictReader[str], path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
+def _numbered_rows(
+    reader: csv.DictReader[str], path: Path, wanted: frozenset[str]
+) -> Iterator[tuple[int, Mapping[str, Any]]]:
+    try:
+        _check_distinct(str(path), [name for name in reader.fieldnames or () if name in wanted])
+    except csv.Error as error:
+        raise DataError(f"{path}, line 1: not CSV: {error}") from None
     while True:
         first = max(reader.line_num + 1, 2)
         try:
@@ -157,6 +164,7 @@ def _parquet(path: Path, wanted: frozenset[str]) -> Iterator[Block]:
     try:
         file = parquet.ParquetFile(path)
         columns = [name for name in file.schema_arrow.names if name in wanted]
+        _check_distinct(str(path), columns)
         if not columns:
             yield _headers(str(path), file.schema_arrow.names)
         start = 0
@@ -214,6 +222,7 @@ def _in_memory(source: Any, wanted: frozenset[str]) -> Iterator[Block]:
 
 def _of_table(table: Any, names: Iterable[Any], to_list: str, wanted: frozenset[str]) -> Iterator[Block]:
     name, names = "the rows given", list(names)
+    _check_distinct(name, [key for key in names if key in wanted])
     columns = {key: getattr(table[key], to_list)() for key in names if key in wanted}
     if not columns:
         yield _headers(name, names)
@@ -255,6 +264,12 @@ def _of_arrow(table: Any, start: int, *, name: str, label: str) -> Block:
         numbers=range(start, start + table.num_rows),
         columns={key: table.column(key).to_pylist() for key in table.schema.names},
     )
+
+
+def _check_distinct(name: str, columns: Sequence[str]) -> None:
+    for column in columns:
+        if columns.count(column) > 1:  # which of them is meant?
+            raise DataError(f"{name}: two columns {column!r}; leave one of them out")
 
 
 def _headers(name: str, columns: Iterable[str]) -> Block:

@@ -11,7 +11,7 @@ from typing import Any, TypeAlias
 from routellm_core.data.battles import A_WINS, B_WINS, TIE
 from routellm_core.errors import DataError
 
-__all__ = ["COLUMNS", "LAYOUTS", "SCORES", "BadRow", "Layout", "layout_of", "text_of"]
+__all__ = ["COLUMNS", "LAYOUTS", "PAIR_SCORES", "BadRow", "Layout", "layout_of", "text_of"]
 
 Verdict: TypeAlias = "tuple[str, str, str, int]"
 """prompt, model a, model b, outcome."""
@@ -48,7 +48,8 @@ class Layout:
 
 def _plain(row: Sequence[Any], tie_margin: float) -> Verdict:
     prompt, a, b, winner = row
-    return text_of(prompt), *_models(a, b), _outcome(winner, a, b)
+    names = _models(a, b)
+    return text_of(prompt), *names, _outcome(winner, *names)
 
 
 def _arena_55k(row: Sequence[Any], tie_margin: float) -> Verdict:
@@ -61,7 +62,8 @@ def _arena_55k(row: Sequence[Any], tie_margin: float) -> Verdict:
 
 def _conversation(row: Sequence[Any], tie_margin: float) -> Verdict:
     conversation, a, b, winner = row
-    return _first_user_turn(conversation), *_models(a, b), _outcome(winner, a, b)
+    names = _models(a, b)
+    return _first_user_turn(conversation), *names, _outcome(winner, *names)
 
 
 def _pair_scores(row: Sequence[Any], tie_margin: float) -> Verdict:
@@ -89,7 +91,7 @@ LAYOUTS = (
     Layout(name="scores of models", columns=("prompt", "model", "score"), read=None),
 )
 """Tried in this order. Every one may have a column "source" as well."""
-SCORES = LAYOUTS[-1]
+PAIR_SCORES = LAYOUTS[-2]
 COLUMNS = frozenset(column for layout in LAYOUTS for column in layout.columns) | {"source", "prompt_id"}
 
 
@@ -129,7 +131,7 @@ def score_of(value: Any) -> float:
     """
     try:
         score = float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):  # the last: an int of hundreds of digits
         raise BadRow("score is no number", repr(value)[:40]) from None
     if not math.isfinite(score):
         raise BadRow("score is not finite", str(score))
@@ -140,10 +142,14 @@ def model_of(value: Any) -> str:
     """The model's name.
 
     Raises:
-        BadRow: Empty, or not text.
+        BadRow: Empty, not text, or with half a character, which no saved router could keep.
     """
     if not isinstance(value, str) or not value.strip():
         raise BadRow("model without a name", repr(value)[:40])
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        raise BadRow("model's name is not Unicode text", ascii(value)[:40]) from None
     return value.strip()
 
 
@@ -163,20 +169,22 @@ _OUTCOME = {spelling: outcome for outcome, spellings in _WINNERS.items() for spe
 _SEPARATORS = str.maketrans("", "", " _-()[]:")  # "tie (bothbad)", "model_a", "[[A]]"
 
 
-def _outcome(winner: Any, a: Any, b: Any) -> int:
+def _outcome(winner: Any, a: str, b: str) -> int:
     if isinstance(winner, str):
-        found = _OUTCOME.get(winner.lower().translate(_SEPARATORS))
+        by_word = _OUTCOME.get(winner.lower().translate(_SEPARATORS))
+        by_name = {a: A_WINS, b: B_WINS}.get(winner.strip())
+        if by_word is not None and by_name is not None and by_word != by_name:  # a model called "b" in first place, say
+            raise BadRow("unknown winner", f"{winner[:40]!r} means one side as a word, another as a model's name")
+        found = by_word if by_name is None else by_name
         if found is not None:
             return found
-        if winner.strip() in (a, b):
-            return A_WINS if winner.strip() == a else B_WINS
     raise BadRow("unknown winner", f"{str(winner)[:40]!r} is not model_a, model_b, tie or one of the two names")
 
 
 def _flag(value: Any) -> int:
     try:
         number = float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         number = {"true": 1.0, "false": 0.0}.get(str(value).strip().lower(), math.nan)
     if number not in (0.0, 1.0):
         raise BadRow("unknown winner", f"{str(value)[:40]!r} in a column of 0 and 1")

@@ -10,7 +10,7 @@ import numpy as np
 
 from routellm_core.data.battles import A_WINS, B_WINS, TIE, Battles
 from routellm_core.data.files import Block, Source, blocks
-from routellm_core.data.layouts import COLUMNS, BadRow, layout_of, model_of, score_of, text_of
+from routellm_core.data.layouts import COLUMNS, PAIR_SCORES, BadRow, layout_of, model_of, score_of, text_of
 from routellm_core.data.names import find_model
 from routellm_core.data.steps import Step
 from routellm_core.errors import ConfigurationError, DataError
@@ -25,6 +25,7 @@ def read_battles(
     tie_margin: float = 0.0,
     between: Sequence[str] | None = None,
     max_pairs_per_prompt: int = 10,
+    sides: bool = False,
     rng: np.random.Generator | None = None,
     split: str = "train",
 ) -> tuple[Battles, Step]:
@@ -49,6 +50,8 @@ def read_battles(
         tie_margin: Scores that differ by no more than this tie.
         between: For scores of models: pair only these, found by their usual spellings. None: all.
         max_pairs_per_prompt: For scores of models: where there are more pairs on a prompt, this many are drawn.
+        sides: Take scores of pairs only, so that model_a is the strong side of every battle; the other layouts
+            do not say which side that is.
         rng: Draws them; None seeds with 0.
         split: Which split of a Hugging Face data set.
 
@@ -56,8 +59,9 @@ def read_battles(
         The battles, and what was dropped. `Step.rows` counts rows over all sources from 0.
 
     Raises:
-        DataError: No known layout, nothing left, or (with on_bad="raise") a row with an unknown winner, an empty
-            prompt, a model against itself, a score that is not finite and the like. Names file, row and reason.
+        DataError: No known layout, one without sides where they are needed, nothing left, or (with on_bad="raise") a
+            row with an unknown winner, an empty prompt, a model against itself, a score that is not finite and the
+            like. Names file, row and reason.
         ConfigurationError: An option that is none.
         UnknownKindError: `between` names a model without scores.
         MissingExtraError: Parquet needs the extra "fit"; a data set by name needs `datasets`.
@@ -68,7 +72,7 @@ def read_battles(
         raise ConfigurationError(f"the tie margin is 0 or more, got {tie_margin!r}")
     if max_pairs_per_prompt < 1:
         raise ConfigurationError(f"max_pairs_per_prompt is 1 or more, got {max_pairs_per_prompt!r}")
-    reading = _Reading(drops=on_bad == "drop", tie_margin=tie_margin)
+    reading = _Reading(drops=on_bad == "drop", tie_margin=tie_margin, sides=sides)
     for block in blocks(source, COLUMNS, split=split):
         reading.add(block)
     note = ""
@@ -115,8 +119,9 @@ def read_prompts(source: Source, column: str = "prompt", *, split: str = "train"
 class _Reading:
     """Columns that grow a block at a time."""
 
-    def __init__(self, *, drops: bool, tie_margin: float) -> None:
+    def __init__(self, *, drops: bool, tie_margin: float, sides: bool) -> None:
         self.drops = drops
+        self.sides = sides
         self.tie_margin = tie_margin
         self.rows = 0
         self.bad: list[int] = []
@@ -133,6 +138,11 @@ class _Reading:
 
     def add(self, block: Block) -> None:
         layout = layout_of(block.columns, block.name)
+        if self.sides and layout is not PAIR_SCORES:
+            raise DataError(
+                f"{block.name}: in the layout {layout.name!r} no side is the strong one; these labels need the columns "
+                f"{', '.join(PAIR_SCORES.columns)}"
+            )
         read = layout.read
         sources = block.columns.get("source")
         ids = block.columns.get("prompt_id")

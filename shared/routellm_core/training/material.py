@@ -13,7 +13,7 @@ from routellm_core.data.duplicates import NearDuplicates, group_near_duplicates
 from routellm_core.data.names import find_model
 from routellm_core.data.prepare import clean, prepare
 from routellm_core.encoders.base import Encoder
-from routellm_core.errors import ConfigurationError
+from routellm_core.errors import ConfigurationError, DataError
 
 __all__ = ["LabelSides", "TrainingMaterial"]
 
@@ -64,8 +64,8 @@ class TrainingMaterial:
 
         Args:
             battles: As they were read.
-            augmented: Labels in which model_a is the strong side of each. Whatever their models are called,
-                they train the pair that the router is saved with.
+            augmented: Labels in which model_a is the strong side of each, see `read_battles(sides=True)`. Whatever
+                their models are called, they train the pair that the router is saved with.
             strong: A usual spelling; by default the median model of the top tier.
             weak: A usual spelling; by default the median model of the third tier.
             n_tiers: Number of tiers.
@@ -77,10 +77,12 @@ class TrainingMaterial:
             encoder: Finds overlap by cosine as well.
 
         Raises:
-            DataError: Too few models or battles are left.
+            DataError: Too few models or battles are left, or two models of the augmentation change sides.
             UnknownKindError: The pair is not among the models.
-            ConfigurationError: Both sides of the pair are one model.
+            ConfigurationError: Both sides of the pair are one model, or fewer than three tiers and no pair.
         """
+        if augmented is not None:
+            _check_sides(augmented)
         prepared = prepare(
             battles,
             min_characters=min_characters,
@@ -91,10 +93,9 @@ class TrainingMaterial:
             tiers=n_tiers,
             anchor=anchor,
         )
-        default_strong, default_weak = prepared.tiers.default_pair()
         chosen = {
-            "strong": find_model(strong, prepared.battles.models) if strong is not None else default_strong,
-            "weak": find_model(weak, prepared.battles.models) if weak is not None else default_weak,
+            side: find_model(name, prepared.battles.models) if name is not None else prepared.tiers.default_pair()[i]
+            for i, (side, name) in enumerate((("strong", strong), ("weak", weak)))
         }
         if chosen["strong"] == chosen["weak"]:
             raise ConfigurationError(f"strong and weak are the same model, {chosen['strong']!r}")
@@ -158,6 +159,17 @@ class TrainingMaterial:
         if over == "tiers":
             return {*self.tiers.strong_models(), _STRONG}, {*self.tiers.weak_models(), _WEAK}
         return {_STRONG}, {_WEAK}
+
+
+def _check_sides(augmented: Battles) -> None:
+    met = set(zip(augmented.model_a.tolist(), augmented.model_b.tolist(), strict=True))
+    for a, b in sorted(met):
+        if (b, a) in met:
+            strong, weak = augmented.models[a], augmented.models[b]
+            raise DataError(
+                f"in the augmentation {strong!r} is the strong side against {weak!r} in some rows, the weak one in "
+                "others; turn either round, scores too"
+            )
 
 
 def _renamed(battles: Battles, strong: str, weak: str) -> Battles:

@@ -21,7 +21,7 @@ from routellm_core.errors import ConfigurationError, DataError, UnknownKindError
 from routellm_core.persistence import digest_of
 from routellm_core.routers.linear import sigmoid
 from routellm_core.routers.mf import MatrixFactorizationRouter
-from routellm_core.training.run import TrainingResult, TrainingRun
+from routellm_core.training.run import TrainingResult, TrainingRun, check_seed
 from routellm_core.training.validation import validation_apgr
 
 __all__ = ["add_model", "train_mf"]
@@ -99,7 +99,7 @@ def train_mf(
     Raises:
         DataError: No battle but ties, `strong` or `weak` without a battle to learn from, or unusable vectors.
         UnknownKindError: `strong` or `weak` is not among the models.
-        ConfigurationError: An argument is out of range, or an unfinished run had others.
+        ConfigurationError: An argument is out of range, an unfinished run had others, or training diverged.
 
     Source: Ong et al. 2024, arXiv:2406.18665, section 4.2 (matrix factorization) and its public code.
     """
@@ -107,7 +107,6 @@ def train_mf(
     for name in (strong, weak):
         if name not in battles.models:
             raise UnknownKindError(f"no battle has a model {name!r}; there are {', '.join(sorted(battles.models))}")
-    e = vectors_of(battles.prompts, encoder, vectors)
     rng = np.random.default_rng(seed)
     held = np.zeros(len(battles), dtype=bool)
     if validation > 0:
@@ -126,17 +125,20 @@ def train_mf(
     known = np.isin(heldout.winner, trained) & np.isin(heldout.loser, trained)
     heldout = _Decided(heldout.prompt[known], heldout.winner[known], heldout.loser[known])
     labels = _labels(battles, held, strong, weak)
-    label_vectors = e[_rows(battles, labels.prompts)] if labels is not None else None
+    given = None if vectors is None else vectors_of(battles.prompts, encoder, vectors)
     started_with = {
         "kind": "mf",
         "battles": battles.digest,
         "encoder": encoder.digest,
-        "vectors": None if vectors is None else digest_of(np.ascontiguousarray(e).tobytes()),
+        "vectors": None if given is None else digest_of(np.ascontiguousarray(given).tobytes()),
         **{"strong": strong, "weak": weak, "dim": dim, "epochs": epochs, "learning_rate": learning_rate},
         **{"weight_decay": weight_decay, "batch_size": batch_size, "noise": noise, "validation": validation},
         **{"patience": patience, "seed": seed},
     }
     with TrainingRun(out, started_with, restart=restart) as run, _one_thread():
+        # only now: vectors may cost money, and everything that can be refused has been
+        e = vectors_of(battles.prompts, encoder) if given is None else given
+        label_vectors = e[_rows(battles, labels.prompts)] if labels is not None else None
         state = run.state()
         if state is None:
             weights = _first_weights(len(battles.models), dim, encoder.dim, rng)
@@ -162,7 +164,10 @@ def train_mf(
             best_loss = np.inf if progress["best_loss"] is None else progress["best_loss"]
         while epoch < epochs and epoch - best_epoch < patience:
             epoch += 1
-            loss = _epoch(weights, adam, e, training, batch_size=batch_size, noise=noise, rng=rng)
+            with np.errstate(over="ignore", invalid="ignore"):  # said below
+                loss = _epoch(weights, adam, e, training, batch_size=batch_size, noise=noise, rng=rng)
+            if not np.isfinite(loss):
+                raise ConfigurationError(f"training diverged in epoch {epoch}; lower learning_rate={learning_rate!r}")
             validation_loss = _loss(weights, e, heldout) if len(heldout) else None
             if validation_loss is None or validation_loss < best_loss:
                 best = {part: weights[part].copy() for part in _PARTS}
@@ -323,8 +328,10 @@ def _check_arguments(given: dict[str, Any]) -> None:
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
             raise ConfigurationError(f"{name} is a positive integer, got {value!r}")
     for name in ("learning_rate", "weight_decay", "noise", "validation"):
-        if not (np.isfinite(given[name]) and given[name] >= 0):
-            raise ConfigurationError(f"{name} is a number from 0, got {given[name]!r}")
+        value = given[name]
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < np.inf:
+            raise ConfigurationError(f"{name} is a number from 0, got {value!r}")
+    check_seed(given["seed"])
     if not given["validation"] < 1:
         raise ConfigurationError(f"validation is a fraction below 1, got {given['validation']!r}")
 

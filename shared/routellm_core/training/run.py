@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import shutil
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,10 +20,10 @@ from safetensors.numpy import load as parse_tensors
 from safetensors.numpy import save as format_tensors
 
 from routellm_core.errors import ConfigurationError, RouterFormatError
-from routellm_core.persistence import write_bytes
+from routellm_core.persistence import check_replaceable, try_lock, write_bytes
 from routellm_core.routers import Router
 
-__all__ = ["LOG", "TrainingResult", "TrainingRun"]
+__all__ = ["LOG", "TrainingResult", "TrainingRun", "check_seed"]
 
 LOG = "training_log.jsonl"
 _STATE = "state.safetensors"
@@ -46,7 +47,8 @@ class TrainingRun:
     """Checkpoints and log of one training, in `<out>.training` beside the router's folder.
 
     A checkpoint is one file, written whole or not at all: tensors with a JSON record of progress and of
-    what the run was started with. Without `out` nothing touches the disk.
+    what the run was started with. Without `out` nothing touches the disk. To be used in a `with` statement:
+    until its end no other process can train into that folder.
 
     Args:
         out: The folder the router will be saved to; None keeps the log in memory only.
@@ -58,22 +60,33 @@ class TrainingRun:
         rows: The log so far: dicts with `step`, `loss`, ... and `seconds` of training.
 
     Raises:
-        ConfigurationError: An unfinished run was started with something else; the message names it.
+        ConfigurationError: `out` cannot become a router's folder, another process trains into it, or an unfinished
+            run was started with something else; the message names it.
         RouterFormatError: Its checkpoint is damaged.
     """
 
     def __init__(self, out: Path | None, started_with: Mapping[str, Any], *, restart: bool = False) -> None:
-        self.folder = out.with_name(out.name + ".training") if out is not None else None
+        self.folder: Path | None = None
+        self._lock: BinaryIO | None = None
         self.started_with = json.loads(json.dumps(dict(started_with), sort_keys=True))
         self.rows: list[dict[str, Any]] = []
         self._tensors: dict[str, NDArray[Any]] = {}
         self._progress: dict[str, Any] = {}
         self._seconds = 0.0
         self._since = time.monotonic()
-        if self.folder is not None and restart:
-            shutil.rmtree(self.folder, ignore_errors=True)
-        if self.folder is not None and (self.folder / _STATE).exists():
-            self._read(self.folder / _STATE)
+        if out is None:
+            return
+        out = check_replaceable(out)
+        self.folder = out.with_name(out.name + ".training")
+        self._lock = _locked(self.folder)
+        try:
+            if restart:
+                (self.folder / _STATE).unlink(missing_ok=True)
+            if (self.folder / _STATE).exists():
+                self._read(self.folder / _STATE)
+        except BaseException:
+            self._lock.close()
+            raise
 
     @property
     def resumed(self) -> bool:
@@ -121,8 +134,7 @@ class TrainingRun:
         """Write the log into the saved router's folder, and remove the checkpoints."""
         lines = "".join(json.dumps(row) + "\n" for row in self.rows)
         write_bytes(out / LOG, lines.encode())
-        if self.folder is not None:
-            shutil.rmtree(self.folder, ignore_errors=True)
+        self._release(remove=True)
 
     def __enter__(self) -> TrainingRun:
         return self
@@ -130,8 +142,19 @@ class TrainingRun:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if error is not None and self.folder is not None and self._progress:
+        if error is not None and self._progress and self._lock is not None:
             _logger.info("training stopped; the same call continues from the last checkpoint in %s", self.folder)
+        self._release(remove=not self._progress)
+
+    def _release(self, *, remove: bool) -> None:
+        if self.folder is None or self._lock is None:
+            return
+        if os.name == "nt":  # which removes no open file
+            self._lock.close()
+        if remove:
+            shutil.rmtree(self.folder, ignore_errors=True)
+        self._lock.close()
+        self._lock = None  # from here on the folder may be another run's
 
     def _read(self, path: Path) -> None:
         try:
@@ -155,3 +178,28 @@ class TrainingRun:
                 "restart (--restart), or choose another folder"
             )
         self._tensors, self._progress, self.rows, self._seconds = tensors, progress, rows, seconds
+
+
+def check_seed(seed: Any) -> None:
+    """Check that numpy and torch can be seeded with it.
+
+    Raises:
+        ConfigurationError: It is no whole number from 0.
+    """
+    if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
+        raise ConfigurationError(f"seed is a whole number from 0, got {seed!r}")
+
+
+def _locked(folder: Path) -> BinaryIO:
+    """A file in the folder that nobody else can lock until it is closed."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        file = (folder / "lock").open("ab")
+    except OSError as error:
+        raise ConfigurationError(f"no checkpoint can be written to {folder}: {error.strerror or error}") from error
+    if not try_lock(file):
+        file.close()
+        raise ConfigurationError(
+            f"another process trains into {folder}; wait for it, stop it, or choose another folder"
+        )
+    return file

@@ -12,9 +12,10 @@ from routellm_core.calibration import Calibration
 from routellm_core.data import Battles, Tiers, labels_for_pair
 from routellm_core.encoders.base import Encoder
 from routellm_core.encoders.vectors import vectors_of
-from routellm_core.errors import DataError, UnknownKindError
+from routellm_core.errors import ConfigurationError, DataError, UnknownKindError
+from routellm_core.persistence import check_replaceable
 from routellm_core.routers.sw import SimilarityWeightedRouter
-from routellm_core.training.run import TrainingResult, TrainingRun
+from routellm_core.training.run import TrainingResult, TrainingRun, check_seed
 from routellm_core.training.validation import log_loss, validation_apgr
 
 __all__ = ["train_sw"]
@@ -56,26 +57,35 @@ def train_sw(
         the pair met, the mean cross-entropy `validation_loss` and `validation_apgr`, None where they cannot be had.
 
     Raises:
+        ConfigurationError: Strong and weak are of one tier, an option is out of range, or `out` cannot be written.
         UnknownKindError: `strong` or `weak` has no tier, or, with `drop_unrated=False`, another model of the battles.
         DataError: As `SimilarityWeightedRouter`.
         EncoderError: The encoder failed.
 
     Source: Ong et al. 2024, arXiv:2406.18665, section 4.2 (similarity-weighted ranking).
     """
+    if isinstance(sample, bool) or not isinstance(sample, int) or sample < 1:
+        raise ConfigurationError(f"sample is a positive integer, got {sample!r}")
+    if not isinstance(drop_unrated, bool):
+        raise ConfigurationError(f"drop_unrated is true or false, got {drop_unrated!r}")
+    check_seed(seed)
+    if out is not None:
+        check_replaceable(out)
     run = TrainingRun(None, {"kind": "sw"})
     if isinstance(tiers, Tiers):
         tiers = {model: tiers.tier_of(model) for model in tiers.models}
-    e = vectors_of(battles.prompts, encoder, vectors)
+    given = None if vectors is None else vectors_of(battles.prompts, encoder, vectors)
     unrated = 0
     if drop_unrated:
         rated = np.array([model in tiers for model in battles.models], dtype=bool)
         keep = rated[battles.model_a] & rated[battles.model_b]
         unrated = int((~keep).sum())
         if unrated:
-            e = e[np.unique(battles.prompt_index[keep])]  # the order in which `take` leaves prompts
+            if given is not None:
+                given = given[np.unique(battles.prompt_index[keep])]  # the order in which `take` leaves prompts
             battles = battles.take(keep)
     router = SimilarityWeightedRouter.from_battles(
-        battles, encoder=encoder, tiers=tiers, strong=strong, weak=weak, vectors=e
+        battles, encoder=encoder, tiers=tiers, strong=strong, weak=weak, vectors=given
     )
     rows = np.random.default_rng(seed).permutation(len(battles.prompts))[:sample]
     win_rates = router.own_win_rates(rows)
