@@ -272,7 +272,7 @@ class TestScores:
     def test_scores_that_make_no_battle_are_counted(self):
         rows = self.models(a=1, b=0, c=1) + self.models(prompt="alone", a=1)
         assert str(read_battles(rows, max_pairs_per_prompt=2)[1]) == (
-            "read: 4 -> 4 (2 of 3 pairs of 4 scores, 1 without an opponent)"
+            "read: 4 -> 4 (2 of 3 pairs of 4 scores, 2 drawn at most a prompt, 1 without an opponent)"
         )
         assert str(read_battles(rows, between=["a", "b"])[1]) == (
             "read: 4 -> 4 (1 of 1 pairs of 4 scores, 2 without an opponent)"

@@ -138,11 +138,19 @@ def test_every_trainer_says_what_it_learns_from_and_where_it_saves(kind):
 
 
 def test_a_named_pair_needs_no_third_tier():
-    two = ladder(n_models=2)
-    made = TrainingMaterial.from_battles(two, near_duplicates="ignore", n_tiers=2, strong="model-00", weak="model-01")
-    assert (made.strong, made.weak) == ("model-00", "model-01")
+    four = ladder(n_models=4)
+    made = TrainingMaterial.from_battles(four, near_duplicates="ignore", n_tiers=2, strong="model-00", weak="model-03")
+    assert (made.strong, made.weak) == ("model-00", "model-03")
     with pytest.raises(ConfigurationError, match="name a pair of models"):
-        TrainingMaterial.from_battles(two, near_duplicates="ignore", n_tiers=2, strong="model-00")
+        TrainingMaterial.from_battles(four, near_duplicates="ignore", n_tiers=2, strong="model-00")
+
+
+def test_two_models_are_the_pair_and_label_prompts_without_being_named():
+    # labels of somebody's own two models: no third tier, no other battles; the better one is the strong one
+    made = TrainingMaterial.from_battles(ladder(n_models=2), near_duplicates="ignore")
+    assert (made.strong, made.weak) == ("model-00", "model-01")
+    assert len(made.tiers) == 2
+    assert made.labels().counts.sum() == 40
 
 
 def test_augmentation_whose_models_change_sides_is_refused():

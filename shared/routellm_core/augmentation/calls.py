@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+from collections import Counter
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -14,7 +15,7 @@ from typing import Any, TypeVar, cast
 import numpy as np
 
 from routellm_core.augmentation.journal import Journal, key_of
-from routellm_core.augmentation.retry import is_out_of_money, is_retryable, with_retries
+from routellm_core.augmentation.retry import address_of, is_out_of_money, is_retryable, with_retries
 from routellm_core.augmentation.spending import (
     BudgetReached,
     Hold,
@@ -52,6 +53,7 @@ ANSWER_TOKENS = 500
 """Expected of an answer until one was longer."""
 OVER_BUDGET = "over the budget"
 _ATTEMPTS = 6
+_MOST_LOST = 3  # calls to a model that never answered, each tried so often, before the run is given up
 _REFUSED = (401, 402, 403, 404, 405)  # wrong key, model or address, no money left: no other prompt will fare better
 
 
@@ -109,6 +111,7 @@ class PaidCalls:
         self._same: dict[str, asyncio.Lock] = {}
         self._stopped = False
         self._answered: set[str] = set()
+        self._lost: Counter[str] = Counter()
 
     def need(self, role: str, backend: Backend, messages: Sequence[Message], *, output_tokens: int) -> Need | None:
         """The call as something still to be paid; None if the journal has it."""
@@ -128,7 +131,8 @@ class PaidCalls:
         Raises:
             CallFailed: It failed, however often it was tried.
             BudgetReached: It would exceed the budget.
-            ConfigurationError: The provider refuses every call (401, 403, 404), or its client does from the first on.
+            ConfigurationError: The provider refuses every call (401, 403, 404), its client does from the first on, or
+                nothing is where it is looked for: the first calls all ended without a connection.
         """
         key = key_of(role, backend.name, messages)
         async with self._same.setdefault(key, asyncio.Lock()):  # an equal prompt may be under way
@@ -153,6 +157,12 @@ class PaidCalls:
         self._stopped = True
 
     @property
+    def kept(self) -> str:
+        """Where the calls so far are, as the end of an error's message."""
+        path = self.journal.path
+        return f"; the calls so far are in the journal {path}" if path is not None else ""
+
+    @property
     def is_stopped(self) -> bool:
         """Whether no further call will be made."""
         return self._stopped
@@ -164,6 +174,8 @@ class PaidCalls:
 
     async def _called(self, backend: Backend, messages: Sequence[Message]) -> Generation:
         async def once() -> Generation:
+            if self._stopped:  # while this one waited to be tried again
+                raise CallFailed("stopped")
             if self._threads is None:
                 return await backend.agenerate(messages)
             return await asyncio.get_running_loop().run_in_executor(self._threads, backend.generate, messages)
@@ -173,6 +185,8 @@ class PaidCalls:
 
         try:
             generation = await with_retries(once, attempts=_ATTEMPTS, rng=self._rng, on_retry=count)
+        except CallFailed:
+            raise
         except Exception as error:
             # the type and the status only: a provider's message may quote the prompt
             status = status_of(error)
@@ -181,9 +195,13 @@ class PaidCalls:
             never = status is None and not is_retryable(error) and backend.name not in self._answered
             if status in _REFUSED or never or is_out_of_money(error):
                 raise ConfigurationError(
-                    f"{backend.name} refuses to be called: {why}. Check its key, its name, its address and the "
-                    "account; what was paid so far is in the journal"
+                    f"{backend.name} refuses to be called: {why}. Check its key, its name, its address and the account"
+                    f"{self.kept}"
                 ) from error
+            if status is None and backend.name not in self._answered and is_retryable(error):
+                self._lost[backend.name] += 1
+                if self._lost[backend.name] >= _MOST_LOST:
+                    raise ConfigurationError(self._unreached(backend.name, error)) from error
             raise CallFailed(f"{backend.name} failed with {why}") from error
         if not isinstance(generation, Generation) or not isinstance(generation.text, str):
             raise CallFailed(f"{backend.name} gave no text")
@@ -191,6 +209,15 @@ class PaidCalls:
             text=generation.text,
             input_tokens=_counted(generation.input_tokens),
             output_tokens=_counted(generation.output_tokens),
+        )
+
+    def _unreached(self, model: str, error: Exception) -> str:
+        address = address_of(error)
+        hint = ", which OPENAI_BASE_URL sets," if model.startswith("openai:") else ""
+        return (
+            f"{model} cannot be reached{f' at {address}' if address else ''}: its first {_MOST_LOST} calls all ended "
+            f"with {type(error).__name__}, however often they were tried. Check its address{hint} and the network"
+            f"{self.kept}"
         )
 
 

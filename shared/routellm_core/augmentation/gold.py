@@ -71,7 +71,8 @@ def label_gold(
 
     Raises:
         DataError: A row without a prompt, or with an answer the checker cannot use; names it. Nothing is paid then.
-        ConfigurationError: A model given twice, a budget without prices, or a provider that refuses every call.
+        ConfigurationError: A model given twice, a budget without prices, or a provider that refuses every call or
+            cannot be reached.
         UnknownKindError: No such checker, or no framework knows a model.
     """
     return in_own_loop(

@@ -8,10 +8,11 @@ from collections.abc import Awaitable, Callable, Iterator
 from datetime import datetime, timezone
 from email.utils import parsedate_to_datetime
 from typing import Any, TypeVar
+from urllib.parse import urlsplit
 
 from routellm_core.backends import is_passing
 
-__all__ = ["is_out_of_money", "is_retryable", "retry_after_s", "with_retries"]
+__all__ = ["address_of", "is_out_of_money", "is_retryable", "retry_after_s", "with_retries"]
 
 T = TypeVar("T")
 
@@ -48,6 +49,19 @@ def retry_after_s(error: BaseException, *, now: datetime | None = None) -> float
         if then.tzinfo is None:
             then = then.replace(tzinfo=timezone.utc)
         return max(0.0, (then - (now or datetime.now(timezone.utc))).total_seconds())
+    return None
+
+
+def address_of(error: BaseException) -> str | None:
+    """The base URL that was called, where the error or its cause knows it; without what may be a key."""
+    for source in _with_causes(error):
+        try:
+            url = urlsplit(str(source.request.url))  # type: ignore[attr-defined]
+            where = url.netloc.rpartition("@")[2]
+        except (AttributeError, RuntimeError, ValueError):  # httpx raises RuntimeError where there is no request
+            continue
+        if url.scheme and where:
+            return f"{url.scheme}://{where}{url.path.removesuffix('/chat/completions')}"
     return None
 
 

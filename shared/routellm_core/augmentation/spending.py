@@ -50,14 +50,22 @@ class Estimate:
         calls: To be paid; those in the journal are not counted.
         usd: For the models whose price is known.
         unpriced: Models whose price is not known.
+        repeats: Calls that come on top, at most: each verdict that cannot be read is asked for once more.
     """
 
     calls: int
     usd: float
     unpriced: tuple[str, ...] = ()
+    repeats: int = 0
+
+    @property
+    def is_free(self) -> bool:
+        """Whether nothing is to be paid: no calls, or prices that are all known to be zero."""
+        return self.usd == 0.0 and not self.unpriced
 
     def __str__(self) -> str:
-        return f"{self.calls} calls, about ${self.usd:.2f}{_without(self.unpriced)}"
+        most = f" (at most {self.calls + self.repeats}: unreadable verdicts are asked for twice)" if self.repeats else ""
+        return f"{self.calls} calls{most}, about ${self.usd:.2f}{_without(self.unpriced)}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -145,15 +153,16 @@ class PriceList:
 
     def estimate(self, needs: Iterable[Need]) -> Estimate:
         """What the calls will cost together."""
-        calls, usd, unpriced = 0, 0.0, dict[str, None]()
+        calls, repeats, usd, unpriced = 0, 0, 0.0, dict[str, None]()
         for need in needs:
             calls += 1
+            repeats += need.role == "verdict"
             cost = self.cost(need.model, need.input_tokens, need.output_tokens)
             if cost is None:
                 unpriced[need.model] = None
             else:
                 usd += cost
-        return Estimate(calls=calls, usd=usd, unpriced=tuple(unpriced))
+        return Estimate(calls=calls, usd=usd, unpriced=tuple(unpriced), repeats=repeats)
 
 
 class Hold:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from typing import Annotated
 
@@ -56,6 +57,9 @@ app.add_typer(augment, name="augment")
 
 def run() -> None:
     """Run the application; our own errors become one line and exit code 2."""
+    if sys.stderr is None or not sys.stderr.isatty():  # transformers' bars and reports, in a log file
+        os.environ.setdefault("TQDM_DISABLE", "1")
+        os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     try:
         app()
     except RouteLLMError as error:

@@ -50,7 +50,7 @@ Price = Annotated[
 Framework = Annotated[
     str | None, typer.Option(help="Make models with 'langchain' or 'llama-index'. Default: the first that can.")
 ]
-Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask before spending.")]
+Yes = Annotated[bool, typer.Option("--yes", "-y", help="Spend without being asked.")]
 
 
 @augment.command()
@@ -110,6 +110,7 @@ def gold(
             progress=True,
             **shared,
         ),
+        budget_usd=budget_usd,
         yes=yes,
     )
 
@@ -150,6 +151,7 @@ def judge(
         lambda kept: label_by_judge(
             prompts, journal=kept, budget_usd=budget_usd, concurrency=concurrency, progress=True, **shared
         ),
+        budget_usd=budget_usd,
         yes=yes,
     )
 
@@ -195,6 +197,7 @@ def _labelled(
     estimate: Callable[[Journal], Estimate],
     label: Callable[[Journal], LabellingResult],
     *,
+    budget_usd: float | None,
     yes: bool,
 ) -> None:
     from routellm_core.augmentation import Journal
@@ -210,8 +213,14 @@ def _labelled(
         expected = estimate(kept)
         known = f"; {len(kept)} calls are in {path} already" if len(kept) else ""
         typer.echo(f"Estimate: {expected}{known}", err=True)
-        if expected.calls and not yes and sys.stdin.isatty() and not typer.confirm("Go on?", err=True):
-            raise ConfigurationError("nothing was called")
+        if expected.calls and not yes and sys.stdin.isatty():
+            if not typer.confirm("Go on?", err=True):
+                raise ConfigurationError("nothing was called")
+        elif budget_usd is None and not yes and not expected.is_free:
+            raise ConfigurationError(
+                "nothing was called: it costs money, and there is no terminal to ask at; give --yes, or a limit "
+                "with --budget-usd"
+            )
         result = label(kept)
     for reason, count in result.dropped.counts().items():
         typer.echo(f"{count} without a label: {reason}", err=True)

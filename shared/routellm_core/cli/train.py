@@ -10,13 +10,14 @@ from typing import Annotated, Any
 
 import typer
 
-from routellm_core.errors import ConfigurationError, DataError
-from routellm_core.persistence import check_replaceable
+from routellm_core.errors import ConfigurationError
+from routellm_core.persistence import CONFIG, check_replaceable
 
 __all__ = ["train"]
 
 _LABEL_SIDES = ("tiers", "pair", "none")
 _NEAR = ("group", "drop", "ignore")
+_SHOWN = 4  # models of a tier
 
 
 def train(
@@ -34,8 +35,10 @@ def train(
         list[str] | None,
         typer.Option(help="Golden or judged labels, as `routellm augment` writes them. Again for more."),
     ] = None,
-    strong: Annotated[str | None, typer.Option(help="Strong model; default: the top tier's median.")] = None,
-    weak: Annotated[str | None, typer.Option(help="Weak model; default: the third tier's median.")] = None,
+    strong: Annotated[
+        str | None, typer.Option(help="Strong model, in any usual spelling. Default: the top tier's median.")
+    ] = None,
+    weak: Annotated[str | None, typer.Option(help="Weak model. Default: the third tier's median.")] = None,
     encoder: Annotated[
         str | None,
         typer.Option(
@@ -43,11 +46,20 @@ def train(
             "router's folder. Default: 'default'."
         ),
     ] = None,
-    base: Annotated[str | None, typer.Option(help="bert, causal: Hugging Face model to fine-tune.")] = None,
+    base: Annotated[
+        str | None,
+        typer.Option(
+            help="bert, causal: model to fine-tune: a hub name, a folder, for causal also a .gguf file. Default: "
+            "FacebookAI/xlm-roberta-base, HuggingFaceTB/SmolLM2-135M-Instruct."
+        ),
+    ] = None,
     labels: Annotated[
-        str,
-        typer.Option(help="bert, causal: battles that label prompts: 'tiers' (top two against third), 'pair', 'none'."),
-    ] = "tiers",
+        str | None,
+        typer.Option(
+            help="bert, causal: battles that label prompts: 'tiers' (top two against third), 'pair' (between the tiers "
+            "of the pair) or 'none' (only --augment). Default: 'tiers' if there are three."
+        ),
+    ] = None,
     exclude: Annotated[
         list[str] | None,
         typer.Option(help="Evaluation prompts: what overlaps them is dropped. Again for more."),
@@ -56,7 +68,9 @@ def train(
     near_duplicates: Annotated[
         str, typer.Option(help="Near-duplicate prompts: 'group' them (never split), 'drop' or 'ignore'.")
     ] = "group",
-    tiers: Annotated[int, typer.Option(help="Number of tiers; the default pair takes three.", min=2)] = 10,
+    tiers: Annotated[
+        int | None, typer.Option(help="Number of tiers. Default: 10, or as many as there are models.", min=2)
+    ] = None,
     drop_bad: Annotated[
         bool, typer.Option(help="Count and drop rows that cannot be used, instead of stopping.")
     ] = False,
@@ -80,7 +94,7 @@ def train(
 
     What was dropped, and the log of the training, go to standard error. Killed, the same command continues.
     """
-    if labels not in _LABEL_SIDES:
+    if labels is not None and labels not in _LABEL_SIDES:
         raise ConfigurationError(f"--labels is one of {', '.join(_LABEL_SIDES)}, got {labels!r}")
     if near_duplicates not in _NEAR:
         raise ConfigurationError(f"--near-duplicates is one of {', '.join(_NEAR)}, got {near_duplicates!r}")
@@ -123,6 +137,8 @@ def train(
         options["label_sides"] = labels
 
     check_replaceable(out)
+    if (out / CONFIG).exists():
+        _say(f"{out} holds a router, which this one replaces when it is complete")
     _log_to_stderr()
     material = _material(
         data, augment or [], strong, weak, exclude or [], exclude_model or [], near_duplicates, tiers, drop_bad
@@ -152,7 +168,7 @@ def _material(
     exclude: list[str],
     exclude_models: list[str],
     near: Any,
-    tiers: int,
+    tiers: int | None,
     drop_bad: bool,
 ) -> Any:
     from routellm_core.data import Battles
@@ -170,9 +186,10 @@ def _material(
         return Battles.concatenated(parts)
 
     evaluation = [prompt for file in exclude for prompt in read_prompts(file)]
+    augmented = read(augment, sides=True) if augment else None
     material = TrainingMaterial.from_battles(
         read(data, sides=False),
-        augmented=read(augment, sides=True) if augment else None,
+        augmented=augmented,
         strong=strong,
         weak=weak,
         n_tiers=tiers,
@@ -182,8 +199,16 @@ def _material(
     )
     for step in material.steps:
         _say(str(step))
-    if not len(material.battles):
-        raise DataError("no battles are left to train on")
+    for model, reason in material.ratings.unrated.items():
+        _say(f"not rated: {model}: {reason}")
+    for number, (models, ratings) in enumerate(zip(material.tiers.tiers, material.tiers.ratings, strict=True), start=1):
+        shown = ", ".join(f"{m} {r:.0f}" for m, r in zip(models[:_SHOWN], ratings, strict=False))
+        _say(f"tier {number}: {shown}{f' and {len(models) - _SHOWN} more' if len(models) > _SHOWN else ''}")
+    if augmented is not None:
+        _say(
+            f"augmentation: {len(augmented)} labels of {', '.join(augmented.models)} count as battles of "
+            f"{material.strong} and {material.weak}"
+        )
     _say(
         f"{len(material.battles)} battles, {len(material.battles.prompts)} prompts; "
         f"strong {material.strong}, weak {material.weak}"

@@ -54,7 +54,7 @@ def merge_duplicates(battles: Battles) -> tuple[Battles, Step]:
     dropped[first] = False
     changed = int((outcome != battles.outcome).sum())
     merged = battles.with_outcome(outcome).with_groups(_joined(battles.groups, same))
-    note = f"majority changed {changed} of the rest" if changed else ""
+    note = f"{changed} of the kept ones took the majority's outcome" if changed else ""
     return without(merged, dropped, "duplicates", "same prompt and pair of models", changed=changed, note=note)
 
 

@@ -12,7 +12,7 @@ from routellm_core.data.elo import Ratings, rate
 from routellm_core.data.filters import MIN_CHARACTERS, drop_models, drop_short
 from routellm_core.data.overlap import drop_overlap
 from routellm_core.data.steps import Step
-from routellm_core.data.tiers import Tiers, make_tiers
+from routellm_core.data.tiers import TIERS, Tiers, make_tiers
 from routellm_core.encoders.base import Encoder
 from routellm_core.errors import ConfigurationError, DataError
 
@@ -94,7 +94,7 @@ def prepare(
     near_duplicates: NearDuplicates = "group",
     evaluation_prompts: Sequence[str] | None = None,
     encoder: Encoder | None = None,
-    tiers: int = 10,
+    tiers: int | None = None,
     anchor: str | None = None,
 ) -> Prepared:
     """`clean`, then ratings and tiers.
@@ -106,7 +106,7 @@ def prepare(
         near_duplicates: See `clean`.
         evaluation_prompts: See `clean`.
         encoder: See `clean`.
-        tiers: How many; see `make_tiers`.
+        tiers: How many, see `make_tiers`; None makes 10, or as many as there are rated models.
         anchor: See `rate`.
 
     Raises:
@@ -123,4 +123,5 @@ def prepare(
         encoder=encoder,
     )
     ratings = rate(cleaned, anchor=anchor)
-    return Prepared(battles=cleaned, steps=steps, ratings=ratings, tiers=make_tiers(ratings, tiers))
+    count = min(TIERS, len(ratings)) if tiers is None else tiers
+    return Prepared(battles=cleaned, steps=steps, ratings=ratings, tiers=make_tiers(ratings, count))

@@ -196,7 +196,10 @@ class _Reading:
                 better = scores[a] - scores[b]
                 outcome = TIE if abs(better) <= self.tie_margin else A_WINS if better > 0 else B_WINS
                 self._add_battle(prompt, a, b, outcome, source)
-        return f"{made} of {possible} pairs of {total} scores" + (f", {alone} without an opponent" if alone else "")
+        drawn = f", {max_pairs} drawn at most a prompt" if made < possible else ""
+        return f"{made} of {possible} pairs of {total} scores{drawn}" + (
+            f", {alone} without an opponent" if alone else ""
+        )
 
     def _once(self, text: str) -> str:
         """One object for equal texts: 96k verdicts may share 2,000 prompts."""

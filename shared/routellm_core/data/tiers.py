@@ -14,7 +14,10 @@ from routellm_core.data.elo import Ratings
 from routellm_core.data.names import find_model
 from routellm_core.errors import ConfigurationError, DataError
 
-__all__ = ["Tiers", "make_tiers"]
+__all__ = ["TIERS", "Tiers", "make_tiers"]
+
+TIERS = 10
+"""How many the paper makes (section 4.1)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,7 +127,7 @@ class Tiers:
             )
 
 
-def make_tiers(ratings: Ratings | Mapping[str, float], k: int = 10) -> Tiers:
+def make_tiers(ratings: Ratings | Mapping[str, float], k: int = TIERS) -> Tiers:
     """The k contiguous groups of models with the least sum of within-group variances.
 
     Optimal, by dynamic programming over the sorted ratings, in O(k N^2).

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
@@ -11,9 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from routellm_core.data.files import Block, Source, blocks
-from routellm_core.data.layouts import BadRow, score_of, text_of
+from routellm_core.data.layouts import BadRow, model_of, score_of, text_of
 from routellm_core.data.names import find_model
 from routellm_core.errors import DataError
+from routellm_core.evaluation.long_layout import paired, side_by_side
 
 __all__ = ["Table", "read_table"]
 
@@ -33,6 +35,10 @@ _NO_MODELS = (
 )  # fmt: skip
 _NO_MODEL_ENDINGS = ("_tokens", "_cost", "_cost_usd", "_ms", "_s", "_turn1", "_turn2", "_count", ROUTERBENCH_COST)
 _SHARED = ("_input_tokens", "_prompt_tokens")  # one column may hold for all models
+_OF_ANSWERS = (
+    "score", "cost", "cost_usd", "input_tokens", "prompt_tokens", "output_tokens", "completion_tokens",
+)  # fmt: skip
+_PANDAS_INDEX = re.compile(r"__index_level_\d+__")  # how pandas stores it in Parquet
 _TRUE, _FALSE = (True, 1, "true", "1", "yes"), (False, 0, "false", "0", "no", "", None)
 
 
@@ -59,6 +65,7 @@ class Table:
     input_tokens: Floats | None
     output_tokens: Floats | None
     n_contaminated: int
+    n_incomplete: int
 
 
 def read_table(
@@ -71,6 +78,9 @@ def read_table(
         raise DataError(
             f"{rows.name}: no rows in it" + (f" but {n_contaminated} contaminated ones" if n_contaminated else "")
         )
+    n_incomplete = 0
+    if kept.is_long():
+        kept, n_incomplete = kept.paired(strong, weak)
     prompts = kept.prompts()
     models = _Models.of(kept, strong, weak)
     scores = np.stack([kept.numbers(column) for column in models.columns], axis=1)
@@ -94,6 +104,7 @@ def read_table(
         input_tokens=beside("_input_tokens", "_prompt_tokens"),
         output_tokens=beside("_output_tokens", "_completion_tokens"),
         n_contaminated=n_contaminated,
+        n_incomplete=n_incomplete,
     )
 
 
@@ -104,6 +115,7 @@ class _Rows:
     name: str
     places: list[tuple[Block, int]]
     columns: dict[str, list[Any]]
+    second_places: list[tuple[Block, int]] | None = None  # of the weak model's row, where it is a row of its own
 
     @classmethod
     def read(cls, source: Source) -> _Rows:
@@ -114,6 +126,8 @@ class _Rows:
             name, before = block.name, len(places)
             places += [(block, i) for i in range(len(block.numbers))]
             for column, values in _flat(block.columns, len(block.numbers)).items():
+                if _PANDAS_INDEX.fullmatch(column):
+                    continue
                 columns.setdefault(column, [None] * before).extend(values)
             for values in columns.values():
                 values.extend([None] * (len(places) - len(values)))
@@ -121,7 +135,36 @@ class _Rows:
 
     def where(self, row: int) -> str:
         block, i = self.places[row]
-        return block.where(i)
+        if self.second_places is None:
+            return block.where(i)
+        other, j = self.second_places[row]
+        return f"{block.where(i)} and {other.unit} {other.numbers[j]}"
+
+    def is_long(self) -> bool:
+        """Whether there is a row for each prompt and model."""
+        if not {"model", "score"} <= self.columns.keys() or "strong_score" in self.columns:
+            return False
+        named = any(isinstance(value, str) for value in self.columns["model"])
+        return named and not any(column.endswith(ROUTERBENCH_COST) for column in self.columns)
+
+    def paired(self, strong: str | None, weak: str | None) -> tuple[_Rows, int]:
+        """Rows of the long layout as one row a prompt, and how many prompts lack one of the two models."""
+        pairing = paired(
+            self.prompts(),
+            tuple(self._each("model", model_of)),
+            self.numbers("score").tolist(),
+            strong=strong,
+            weak=weak,
+            name=self.name,
+            where=self.where,
+        )
+        rows = _Rows(
+            name=self.name,
+            places=[self.places[row] for row, _ in pairing.rows],
+            second_places=[self.places[row] for _, row in pairing.rows],
+            columns=side_by_side(self.columns, pairing, _OF_ANSWERS),
+        )
+        return rows, pairing.n_incomplete
 
     def without_contaminated(self) -> tuple[_Rows, int]:
         flags = self.columns.get("contaminated")

@@ -101,7 +101,9 @@ def compare(
     evaluations: dict[str, Evaluation] = {}
     for name, router in routers.items():
         if not isinstance(router, Evaluation):
-            router = evaluate(router, data, n_resamples=n_resamples, seed=seed, level=level, prices=prices, cache=cache)
+            router = evaluate(
+                router, data, n_resamples=n_resamples, seed=seed, level=level, prices=prices, cache=cache, name=name
+            )
         elif router.data.digest != data.digest:
             raise DataError(
                 f"the evaluation of {name!r} is of other prompts or scores ({router.data.name}, digest "

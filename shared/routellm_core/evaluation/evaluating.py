@@ -199,6 +199,7 @@ class Evaluation:
             "router": self.router,
             "n_prompts": len(data),
             "n_contaminated": data.n_contaminated,
+            "n_incomplete": data.n_incomplete,
             "strong_model": data.strong,
             "weak_model": data.weak,
             "strong": float(data.strong_scores.mean()),
@@ -284,6 +285,7 @@ def evaluate(
         level: Coverage of the intervals, 0..1.
         prices: US dollars per million tokens in and out, by model (or "strong" and "weak").
         cache: Folder that keeps win rates, see `scoring.scored`.
+        name: What tables call the router; default: its own name.
 
     Raises:
         DataError: Data that cannot be read, a strong model that is no better than the weak one, the same
@@ -311,7 +313,8 @@ def evaluate(
     )
 
     exact, paper = _both_ways(win_rates, strong, weak, drawn[_ROUTER], level)
-    name = found.router if found.router is not None else "given"
+    if name is None:
+        name = found.router if found.router is not None else "given"
     return Evaluation(
         router=name,
         data=data,

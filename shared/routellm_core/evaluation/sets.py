@@ -38,6 +38,7 @@ class EvaluationSet:
         input_tokens: Of the prompt as each model counts them, shape (n, N).
         output_tokens: Of the answer, shape (n, N).
         n_contaminated: Rows that were left out because they are marked as contaminated.
+        n_incomplete: Prompts that were left out because one of the two models has no score there (long layout only).
     """
 
     name: str
@@ -53,6 +54,7 @@ class EvaluationSet:
     input_tokens: Floats | None = field(default=None, repr=False)
     output_tokens: Floats | None = field(default=None, repr=False)
     n_contaminated: int = 0
+    n_incomplete: int = 0
 
     def __post_init__(self) -> None:
         n, shape = len(self.prompts), (len(self.prompts), len(self.models))
@@ -183,6 +185,8 @@ def read_evaluation_set(
     - Pairs: a prompt, strong_score, weak_score, and if given strong_model and weak_model.
     - RouterBench: a prompt, one score column a model, "MODEL|total_cost".
     - Any other table with one column of numbers a model, named MODEL or MODEL_score.
+    - The long layout, a row for each prompt and model: a prompt, model, score. `strong` and `weak` name the two models
+      where there are more; prompts that lack a score of one of them are left out and counted.
 
     The prompt stands in `prompt`, `question`, `query`, `input`, `instruction`, `text` or `messages` (a chat: the
     newest human message). If there are: `id` (distinct), `domain`, `category`, `topic`, `subject` or `eval_name`
@@ -201,7 +205,8 @@ def read_evaluation_set(
 
     Raises:
         DataError: A missing column, a row without prompt or with a score that is none or out of range, an id
-            that stands twice, no rows, or nothing but contaminated ones. Names file, row and reason.
+            that stands twice, two scores of one model for a prompt (long layout), no rows, or nothing but
+            contaminated ones. Names file, row and reason.
         UnknownKindError: `strong` or `weak` is no model of the table.
         MissingExtraError: Parquet needs the extra "fit".
     """
@@ -222,6 +227,7 @@ def read_evaluation_set(
         input_tokens=table.input_tokens,
         output_tokens=table.output_tokens,
         n_contaminated=table.n_contaminated,
+        n_incomplete=table.n_incomplete,
     )
 
 

@@ -135,7 +135,7 @@ class OfficialRouter:
         if given is None:
             raise ConfigurationError(
                 f"the router {self.hub!r} reads the embeddings of {wanted}: give encoder=, one of "
-                f"{embedding_examples(self.embedding)}"
+                f"{embedding_examples(self.embedding)} (on the command line: --encoder openai:{self.embedding})"
             )
         encoder = as_encoder(given, name=self.embedding, dim=self.dim)
         if (encoder.name, encoder.dim) != (self.embedding, self.dim):

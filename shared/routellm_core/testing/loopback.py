@@ -40,7 +40,7 @@ class Reply:
     """What the endpoint answers.
 
     Attributes:
-        text: The answer.
+        text: The answer, or the error's message.
         tool_calls: Tools it wants called.
         status: HTTP status; from 400 on an error body is sent.
         delay_s: Seconds before answering.
@@ -76,15 +76,16 @@ class LoopbackOpenAI:
     texts have equal vectors, see `vector`. As OpenAI does, it refuses an empty text with status 400.
 
     Args:
-        reply: From the request's body to the answer; by default the model's name and the question. The body of an
-            embedding request has `input` instead of `messages`, and of its answer status and delay count.
+        reply: From the request's body to the answer, a `Reply` or just its text; by default the model's name and the
+            question. The body of an embedding request has `input` instead of `messages`, and of its answer status
+            and delay count. Where it raises, or returns something else, the client gets status 500, which says so.
 
     Attributes:
         requests: The bodies of all requests, in order.
         headers: Their headers, with lower-case names.
     """
 
-    def __init__(self, reply: Callable[[dict[str, Any]], Reply] = _echo) -> None:
+    def __init__(self, reply: Callable[[dict[str, Any]], Reply | str] = _echo) -> None:
         self.reply = reply
         self.requests: list[dict[str, Any]] = []
         self.headers: list[dict[str, str]] = []
@@ -140,18 +141,31 @@ class LoopbackOpenAI:
         self.requests.append(body)
         self.headers.append({name.lower(): value for name, value in handler.headers.items()})
         # the default answer looks at messages, which an embedding request has none of
-        reply = Reply() if is_embedding and self.reply is _echo else self.reply(body)
+        reply = Reply() if is_embedding and self.reply is _echo else self._replied(body)
         if is_embedding and any(not text for text in _inputs(body)):
             reply = Reply(status=400)
         time.sleep(reply.delay_s)
         if reply.status >= 400:
-            _send_json(handler, reply.status, {"error": {"message": f"scripted {reply.status}", "type": "scripted"}})
+            message = reply.text or f"scripted {reply.status}"
+            _send_json(handler, reply.status, {"error": {"message": message, "type": "scripted"}})
         elif is_embedding:
             _send_json(handler, 200, _embeddings(body))
         elif body.get("stream"):
             _send_events(handler, body, reply)
         else:
             _send_json(handler, 200, _completion(body, reply))
+
+    def _replied(self, body: dict[str, Any]) -> Reply:
+        try:
+            reply: object = self.reply(body)
+        except Exception as error:  # would end as a lost connection, and say nothing
+            return Reply(status=500, text=f"LoopbackOpenAI: reply raised {type(error).__name__}: {error}")
+        if isinstance(reply, str):
+            return Reply(text=reply)
+        if not isinstance(reply, Reply):
+            kind = type(reply).__name__
+            return Reply(status=500, text=f"LoopbackOpenAI: reply must return a Reply or str, it returned {kind}")
+        return reply
 
 
 def _inputs(body: dict[str, Any]) -> list[Any]:

@@ -52,7 +52,7 @@ class TrainingMaterial:
         augmented: Battles | None = None,
         strong: str | None = None,
         weak: str | None = None,
-        n_tiers: int = 10,
+        n_tiers: int | None = None,
         anchor: str | None = None,
         min_characters: int = 16,
         exclude_models: Sequence[str] = (),
@@ -66,9 +66,9 @@ class TrainingMaterial:
             battles: As they were read.
             augmented: Labels in which model_a is the strong side of each, see `read_battles(sides=True)`. Whatever
                 their models are called, they train the pair that the router is saved with.
-            strong: A usual spelling; by default the median model of the top tier.
-            weak: A usual spelling; by default the median model of the third tier.
-            n_tiers: Number of tiers.
+            strong: A usual spelling; by default the median model of the top tier, or the stronger of only two.
+            weak: A usual spelling; by default the median model of the third tier, or the weaker of only two.
+            n_tiers: Number of tiers; None makes 10, or as many as there are rated models.
             anchor: Model whose rating is fixed; llama-2-70b-chat by default.
             min_characters: Shorter prompts are dropped.
             exclude_models: Their battles are dropped.
@@ -93,12 +93,7 @@ class TrainingMaterial:
             tiers=n_tiers,
             anchor=anchor,
         )
-        chosen = {
-            side: find_model(name, prepared.battles.models) if name is not None else prepared.tiers.default_pair()[i]
-            for i, (side, name) in enumerate((("strong", strong), ("weak", weak)))
-        }
-        if chosen["strong"] == chosen["weak"]:
-            raise ConfigurationError(f"strong and weak are the same model, {chosen['strong']!r}")
+        chosen = _pair(prepared.tiers, prepared.battles.models, strong, weak)
         together, steps = None, prepared.steps
         if augmented is not None:
             cleaned, more = clean(
@@ -130,18 +125,19 @@ class TrainingMaterial:
         battles = self.battles
         return replace(battles, models=models, model_a=number[battles.model_a], model_b=number[battles.model_b])
 
-    def labels(self, *, over: LabelSides = "tiers") -> LabelledPrompts:
+    def labels(self, *, over: LabelSides | None = None) -> LabelledPrompts:
         """Labels of prompts: strong side against weak side, with the augmentation.
 
         Args:
             over: Which battles between named models count: "tiers", those of the top two tiers against the
                 third (as the paper has it); "pair", those between the tiers of the pair; "none", only the augmentation.
+                None is "tiers", or "pair" where there are no three tiers.
 
         Raises:
             DataError: There is no battle between the sides.
             ConfigurationError: "pair" with both models in one tier, or fewer than three tiers.
         """
-        strong, weak = self._sides(over)
+        strong, weak = self._sides(over or ("tiers" if len(self.tiers) >= 3 else "pair"))
         return labels_for_sides(
             self.battles,
             [model in strong for model in self.battles.models],
@@ -159,6 +155,16 @@ class TrainingMaterial:
         if over == "tiers":
             return {*self.tiers.strong_models(), _STRONG}, {*self.tiers.weak_models(), _WEAK}
         return {_STRONG}, {_WEAK}
+
+
+def _pair(tiers: Tiers, models: Sequence[str], strong: str | None, weak: str | None) -> dict[str, str]:
+    named = {side: find_model(name, models) for side, name in (("strong", strong), ("weak", weak)) if name is not None}
+    if len(named) < 2:
+        default = tiers.models if len(tiers.models) == 2 else tiers.default_pair()
+        named = {"strong": default[0], "weak": default[1]} | named
+    if named["strong"] == named["weak"]:
+        raise ConfigurationError(f"strong and weak are the same model, {named['strong']!r}")
+    return named
 
 
 def _check_sides(augmented: Battles) -> None:

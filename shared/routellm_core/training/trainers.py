@@ -66,6 +66,6 @@ def train(kind: str, material: TrainingMaterial, *, out: Path | None = None, **o
             raise ConfigurationError(f"training {kind!r} has no option {name!r}; it has {', '.join(known)}")
     given = {name: take(material) for name, take in _FROM_MATERIAL.items() if name in names}
     if learns_from == "labels":
-        learning = material.labels(over=options.pop("label_sides", "tiers"))
+        learning = material.labels(over=options.pop("label_sides", None))
         return trainer(learning, out=out, **given, **options)
     return trainer(material.battles_of_models(), out=out, **given, **options)
