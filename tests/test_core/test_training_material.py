@@ -5,7 +5,9 @@ import inspect
 import numpy as np
 import pytest
 
+from routellm_core import load_router
 from routellm_core.data import Battles
+from routellm_core.encoders import RemoteEncoder, vectors_by_text
 from routellm_core.errors import ConfigurationError, DataError, UnknownKindError
 from routellm_core.training import trainers
 from routellm_core.training.material import TrainingMaterial
@@ -126,6 +128,33 @@ def test_trainers_of_others_get_what_their_parameters_ask_for(monkeypatch):
     assert given["strong"] == made.strong
     assert given["seed"] == 3
     assert given["labels"].counts.sum() == made.labels().counts.sum()
+
+
+def test_published_embeddings_one_a_battle_make_a_router_without_encoding_anything(tmp_path):
+    # the shape of the published Arena data: a row a battle, and a table of embeddings in the same order
+    battles = ladder(n_models=6, n_prompts=30)
+    rows = [battles.prompts[i] for i in battles.prompt_index]
+    published = np.random.default_rng(5).normal(size=(30, 8))[battles.prompt_index]
+    asked = []
+
+    def embed(texts):
+        asked.extend(texts)
+        return np.ones((len(texts), 8))
+
+    encoder = RemoteEncoder(embed, name="text-embedding-3-small", dim=8)
+    made = TrainingMaterial.from_battles(battles, n_tiers=4, near_duplicates="ignore")
+    vectors = vectors_by_text(made.battles.prompts, rows, published)
+    assert vectors[7] == pytest.approx(published[rows.index(made.battles.prompts[7])])
+    router = trainers.train("sw", made, encoder=encoder, vectors=vectors, out=tmp_path / "router").router
+    assert asked == []
+    again = load_router(tmp_path / "router", encoder=encoder)
+    assert again.win_rate(["a new question"]) == pytest.approx(router.win_rate(["a new question"]))
+    assert asked == ["a new question"] * 2
+
+
+def test_prompts_without_a_published_embedding_are_counted():
+    with pytest.raises(DataError, match="2 of 3 prompts have no vector, the first is prompt 1"):
+        vectors_by_text(["a", "b", "c"], ["x", "a"], np.zeros((2, 4)))
 
 
 @pytest.mark.parametrize("kind", sorted(trainers.TRAINERS.table))

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from routellm_core._lazy import load
 from routellm_core.encoders.base import ENCODERS, Encoder, load_encoder
 from routellm_core.encoders.resolve import as_encoder, resolve_encoder
+from routellm_core.encoders.vectors import vectors_by_text
 
 if TYPE_CHECKING:
     from routellm_core.encoders.hashing import HashingEncoder as HashingEncoder
@@ -28,6 +29,7 @@ __all__ = [
     "as_encoder",
     "load_encoder",
     "resolve_encoder",
+    "vectors_by_text",
 ]
 
 

@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 from routellm_core.encoders.base import Encoder
 from routellm_core.errors import DataError
 
-__all__ = ["checked_vectors", "vectors_of"]
+__all__ = ["checked_vectors", "vectors_by_text", "vectors_of"]
 
 _BLOCK = 4096  # rows looked at together, so that no second array of the whole size is made
 
@@ -33,6 +33,35 @@ def vectors_of(prompts: Sequence[str], encoder: Encoder, vectors: ArrayLike | No
     if vectors is None:
         return encoder.encode(prompts)
     return checked_vectors(vectors, count=len(prompts), dim=encoder.dim)
+
+
+def vectors_by_text(texts: Sequence[str], rows: Sequence[str], vectors: ArrayLike) -> NDArray[np.float32]:
+    """The vector of each text, out of a table with one row a battle, as the published Arena embeddings are.
+
+    Args:
+        texts: Wanted, such as `battles.prompts`, shape (Q,).
+        rows: Text of each row of the table, in any order, repeats and others allowed, shape (m,).
+        vectors: Vector of each row, shape (m, dim).
+
+    Returns:
+        Shape (Q, dim); of a text that stands in several rows the first row's vector.
+
+    Raises:
+        DataError: Another number of vectors than rows, or texts that stand in no row; says how many.
+    """
+    table = np.asarray(vectors)
+    if table.ndim != 2 or len(table) != len(rows):
+        raise DataError(f"vectors of shape {table.shape} do not fit a table of {len(rows)} rows")
+    first: dict[str, int] = {}
+    for row, text in enumerate(rows):
+        first.setdefault(text, row)
+    missing = [i for i, text in enumerate(texts) if text not in first]
+    if missing:
+        raise DataError(
+            f"{len(missing)} of {len(texts)} prompts have no vector, the first is prompt {missing[0]}; encode those, or "
+            "leave their battles out"
+        )
+    return table[[first[text] for text in texts]].astype(np.float32, copy=False)
 
 
 def checked_vectors(vectors: ArrayLike, *, count: int, dim: int) -> NDArray[np.float32]:

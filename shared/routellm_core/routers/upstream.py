@@ -218,8 +218,8 @@ def check_has_checkpoint(name: str) -> None:
     if name in _NEED_DATA:
         raise ConfigurationError(
             f"{name!r} has no checkpoint: the similarity-weighted router is its battles and their embeddings. Make it "
-            "with routellm_core.routers.sw.SimilarityWeightedRouter.from_battles(...) or `routellm train sw`, save it, "
-            "and give the folder"
+            "with `routellm train sw`, or training.train('sw', material, vectors=encoders.vectors_by_text(...)) from published "
+            "embeddings, and give the folder it was saved to"
         )
 
 
