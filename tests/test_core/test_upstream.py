@@ -350,7 +350,7 @@ def test_a_published_router_has_no_threshold_of_its_own(hub):
 @pytest.mark.parametrize("name", ["sw", "sw_ranking"])
 def test_the_similarity_weighted_router_needs_its_data(name):
     for load in (load_router, lambda name: RoutingPolicy(f"router-{name}-0.3")):
-        with pytest.raises(ConfigurationError, match=r"no checkpoint.*SimilarityWeightedRouter"):
+        with pytest.raises(ConfigurationError, match=r"no checkpoint.*routellm train sw"):
             load(name)
 
 

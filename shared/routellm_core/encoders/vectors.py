@@ -58,7 +58,7 @@ def vectors_by_text(texts: Sequence[str], rows: Sequence[str], vectors: ArrayLik
     missing = [i for i, text in enumerate(texts) if text not in first]
     if missing:
         raise DataError(
-            f"{len(missing)} of {len(texts)} prompts have no vector, the first is prompt {missing[0]}; encode those, or "
+            f"{len(missing)} of {len(texts)} prompts have no vector, the first is prompt {missing[0]}; encode them, or "
             "leave their battles out"
         )
     return table[[first[text] for text in texts]].astype(np.float32, copy=False)

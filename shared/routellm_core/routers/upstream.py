@@ -218,8 +218,8 @@ def check_has_checkpoint(name: str) -> None:
     if name in _NEED_DATA:
         raise ConfigurationError(
             f"{name!r} has no checkpoint: the similarity-weighted router is its battles and their embeddings. Make it "
-            "with `routellm train sw`, or training.train('sw', material, vectors=encoders.vectors_by_text(...)) from published "
-            "embeddings, and give the folder it was saved to"
+            "with `routellm train sw`, or from published embeddings with training.train('sw', material, "
+            "vectors=encoders.vectors_by_text(...)), and give the folder it was saved to"
         )
 
 
