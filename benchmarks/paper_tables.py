@@ -3,8 +3,9 @@
     python benchmarks/paper_tables.py --work FOLDER [--minilm FOLDER] [--smollm FOLDER] [--only mf sw ...]
 
 Every router is trained on Arena-shaped battles alone, and then with golden labels and those of a judge as well,
-as in the paper's tables 1 to 3. Trained routers and win rates stay in --work, so that an interrupted run goes
-on. Prints a Markdown table and writes benchmarks/results/DATE-paper-tables.json. Nothing is chosen by these figures.
+as in the paper's tables 1 to 3; those that know all models (sw, mf) also with the scores of many models. Trained
+routers and win rates stay in --work, so that an interrupted run goes on. Prints a Markdown table and writes
+benchmarks/results/DATE-paper-tables.json. Nothing is chosen by these figures.
 """
 
 from __future__ import annotations
@@ -19,46 +20,33 @@ from datetime import date
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from evaluation_sets import BENCHMARKS, DATA, ROOT, digest, need, read
+from evaluation_sets import BENCHMARKS, DATA, ROOT, digest, need
 
 from routellm_core import Encoder, Router, load_router
 from routellm_core.encoders import load_encoder
-from routellm_core.evaluation import apgr, apgr_interval, paper_apgr, paper_cpt
+from routellm_core.evaluation import apgr, apgr_interval, paper_apgr, paper_cpt, read_evaluation_set
+from routellm_core.evaluation.published import published_for
 from routellm_core.persistence import digest_of, write_bytes
 from routellm_core.routers.transformer import TransformerRouter
 
 STRONG, WEAK = "gpt-4-1106-preview", "Mixtral-8x7B-Instruct-v0.1"
-TRAINING_SETS = ("arena", "augmented")
+TRAINING_SETS = ("arena", "augmented", "scores")
+OF_ALL_MODELS = ("sw", "mf")  # the only ones that learn from models other than the pair
 KINDS = ("random", "sw", "mf", "bert", "causal")
 IN_DISTRIBUTION = ("llmrouter/gsm8k", "routerdc/gsm8k-train")  # GSM8K's training questions
-PUBLISHED = {  # CPT 50 %, CPT 80 %, APGR with augmentation; APGR on Arena data alone
-    "sw": {
-        "MMLU": (35.40, 71.55, 0.603, 0.473),
-        "GSM8K": (41.21, 72.20, 0.568, 0.475),
-        "MT-Bench": (23.21, 36.04, 0.759, 0.610),
-    },
-    "mf": {
-        "MMLU": (35.46, 71.40, 0.597, 0.524),
-        "GSM8K": (38.82, 72.62, 0.565, 0.475),
-        "MT-Bench": (13.40, 31.31, 0.802, 0.580),
-    },
-    "bert": {
-        "MMLU": (41.30, 72.20, 0.572, 0.502),
-        "GSM8K": (44.76, 79.09, 0.531, 0.438),
-        "MT-Bench": (19.58, 34.02, 0.751, 0.391),
-    },
-    "causal": {
-        "MMLU": (35.49, 70.31, 0.600, 0.499),
-        "GSM8K": (33.64, 63.26, 0.622, 0.461),
-        "MT-Bench": (31.50, 48.75, 0.679, 0.573),
-    },
-    "random": {
-        "MMLU": (50.07, 79.93, 0.500, 0.500),
-        "GSM8K": (50.00, 80.08, 0.497, 0.497),
-        "MT-Bench": (49.03, 78.08, 0.500, 0.500),
-    },
+PUBLISHED_ON_ARENA = {  # APGR of the paper's routers that were trained on Arena data alone
+    "MMLU": {"sw": 0.473, "mf": 0.524, "bert": 0.502, "causal": 0.499, "random": 0.500},
+    "GSM8K": {"sw": 0.475, "mf": 0.475, "bert": 0.438, "causal": 0.461, "random": 0.497},
+    "MT-Bench": {"sw": 0.610, "mf": 0.580, "bert": 0.391, "causal": 0.573, "random": 0.500},
+}
+IN_THE_PAPER = {
+    "sw": "similarity-weighted",
+    "mf": "matrix factorization",
+    "bert": "BERT",
+    "causal": "causal LLM (Llama-3-8B)",
 }
 
 
@@ -74,30 +62,27 @@ class Trained:
         return f"{self.kind}-{self.training_set}"
 
 
-def augmentation(data: Path, work: Path) -> dict[str, list[Path]]:
-    """The label files of each training set, made from pairs.parquet."""
-    table = pq.read_table(data / "train" / "pairs.parquet")
-    table = table.filter(pc.invert(pc.is_in(table["source"], value_set=_array(IN_DISTRIBUTION))))
-    files = {}
-    for name, kinds in (("gold", ["correctness"]), ("judge", ["judge"])):
-        files[name] = work / f"{name}.parquet"
-        if not files[name].exists():
-            pq.write_table(table.filter(pc.is_in(table["kind"], value_set=_array(kinds))), files[name])
-    return {"arena": [], "augmented": [files["gold"], files["judge"]]}
+def prepared_files(data: Path, work: Path) -> None:
+    """Labels by known answers and by a judge, and scores of many models, all without GSM8K's training questions."""
+    pairs = pq.read_table(data / "train" / "pairs.parquet")
+    for name, table in (
+        ("gold", pairs.filter(pc.equal(pairs["kind"], "correctness"))),
+        ("judge", pairs.filter(pc.equal(pairs["kind"], "judge"))),
+        ("scores", pq.read_table(data / "train" / "models.parquet")),
+    ):
+        left_out = pc.is_in(table["source"], value_set=pa.array(IN_DISTRIBUTION))
+        if not (work / f"{name}.parquet").exists():
+            pq.write_table(table.filter(pc.invert(left_out)), work / f"{name}.parquet")
 
 
-def _array(values: object) -> object:
-    import pyarrow as pa
-
-    return pa.array(list(values))  # type: ignore[call-overload]
-
-
-def command(trained: Trained, arguments: argparse.Namespace, augment: list[Path]) -> list[str]:
+def command(trained: Trained, arguments: argparse.Namespace) -> list[str]:
     """What a user would type."""
     line = ["train", trained.kind, "--data", str(arguments.data / "train" / "battles.parquet")]
     line += ["--exclude-model", "unnamed-arena-opponent", "--strong", STRONG, "--weak", WEAK]
-    for file in augment:
-        line += ["--augment", str(file)]
+    if trained.training_set == "augmented":
+        line += ["--augment", str(arguments.work / "gold.parquet"), "--augment", str(arguments.work / "judge.parquet")]
+    if trained.training_set == "scores":
+        line += ["--data", str(arguments.work / "scores.parquet")]
     if trained.kind in ("mf", "sw"):
         line += ["--encoder", f"transformer:{arguments.minilm}"]
     else:
@@ -121,10 +106,10 @@ def fine_tuning(trained: Trained) -> list[str]:
     return [*options, "--set", "dtype=bfloat16", "--set", f"evaluate_every={EVERY[kind][on]}"]
 
 
-def train(trained: Trained, arguments: argparse.Namespace, augment: list[Path]) -> float | None:
+def train(trained: Trained, arguments: argparse.Namespace) -> float | None:
     if trained.kind == "random" or (arguments.work / trained.name / "config.json").exists():
         return None
-    line = command(trained, arguments, augment)
+    line = command(trained, arguments)
     print("routellm", *line, flush=True)
     started = time.monotonic()
     subprocess.run([sys.executable, "-m", "routellm_core", *line], check=True)
@@ -184,7 +169,9 @@ def win_rates(trained: Trained, name: str, prompts: list[str], work: Path) -> np
 def evaluate(trained: Trained, arguments: argparse.Namespace) -> list[dict[str, object]]:
     rows = []
     for title, name in BENCHMARKS:
-        prompts, strong, weak = read(arguments.data, name)
+        found = read_evaluation_set(arguments.data / "eval" / f"{name}.parquet")
+        prompts, strong, weak = list(found.prompts), found.strong_scores, found.weak_scores
+        published = {line.router: line.apgr for line in published_for(found)}
         sampled = trained.kind == "causal" and len(prompts) > arguments.causal_prompts
         if sampled:  # minutes instead of hours on two cores; drawn before any score is seen
             chosen = np.sort(np.random.default_rng(0).permutation(len(prompts))[: arguments.causal_prompts])
@@ -203,7 +190,9 @@ def evaluate(trained: Trained, arguments: argparse.Namespace) -> list[dict[str, 
                 "paper_apgr": paper_apgr(rates, strong, weak),
                 "paper_cpt50": paper_cpt(rates, strong, weak, pgr=0.5),
                 "paper_cpt80": paper_cpt(rates, strong, weak, pgr=0.8),
-                "published_apgr": PUBLISHED[trained.kind][title][3 if trained.training_set == "arena" else 2],
+                "published_apgr": PUBLISHED_ON_ARENA[title][trained.kind]
+                if trained.training_set != "augmented"
+                else published[IN_THE_PAPER[trained.kind]],
             }
         )
     return rows
@@ -240,9 +229,14 @@ def main() -> None:
     arguments = parser.parse_args()
     need(arguments.data)
     arguments.work.mkdir(parents=True, exist_ok=True)
-    augment = augmentation(arguments.data, arguments.work)
-    lines = [Trained(kind, s) for kind in arguments.only for s in (arguments.sets if kind != "random" else ["arena"])]
-    seconds = {trained.name: train(trained, arguments, augment[trained.training_set]) for trained in lines}
+    prepared_files(arguments.data, arguments.work)
+    lines = [
+        Trained(kind, on)
+        for kind in arguments.only
+        for on in arguments.sets
+        if on == "arena" or (kind != "random" and (on != "scores" or kind in OF_ALL_MODELS))
+    ]
+    seconds = {trained.name: train(trained, arguments) for trained in lines}
     if arguments.train_only:
         return
     rows = [row for trained in lines for row in evaluate(trained, arguments)]

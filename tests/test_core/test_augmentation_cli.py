@@ -1,5 +1,6 @@
 """`routellm augment`, run as a user runs it: a process that calls an endpoint on the loopback with a real client."""
 
+import io
 import json
 import os
 import pty
@@ -88,7 +89,8 @@ def test_a_killed_judge_goes_on_with_the_same_command(loopback, tmp_path):
     done = run(*command, server=loopback)
     assert done.returncode == 0, done.stderr
     assert len(loopback.requests) - before == 12 - 6
-    assert "Estimate: 6 calls, about $0.0" in done.stderr
+    # of the six, four are verdicts
+    assert "Estimate: 6 calls (at most 10: a verdict that cannot be read is asked for twice), about $0.0" in done.stderr
     assert "6 calls are in" in done.stderr
     assert "Spent: 6 calls" in done.stderr
     assert "6 calls not paid again" in done.stderr
@@ -104,7 +106,7 @@ def test_gold_runs_both_models(loopback, tmp_path):
     loopback.reply = answer
     questions = write(tmp_path / "in.jsonl", [{"prompt": "6 x 7?", "answer": 42}, {"prompt": "1 + 1?", "answer": 41}])
     out = tmp_path / "labels.jsonl"
-    done = run("gold", questions, *PAIR, "--checker", "numeric", "--out", out, server=loopback)
+    done = run("gold", questions, *PAIR, "--checker", "numeric", "--out", out, "--yes", server=loopback)
     assert done.returncode == 0, done.stderr
     assert [(row["strong_score"], row["weak_score"]) for row in rows(out)] == [(1.0, 0.0), (0.0, 1.0)]
     assert len(loopback.requests) == 4
@@ -130,6 +132,59 @@ def test_before_money_is_spent_a_terminal_is_asked(loopback, tmp_path):
     assert "Go on?" in said
     assert said.strip().endswith("nothing was called")
     assert loopback.requests == []
+
+
+PRICED = [f"--price=openai:{STRONG}=1/1", f"--price=openai:{WEAK}=0/0"]
+FREE = [f"--price=openai:{STRONG}=0/0", f"--price=openai:{WEAK}=0/0"]
+
+
+@pytest.mark.parametrize("command", ["gold", "judge"])
+@pytest.mark.parametrize("prices", [[], PRICED], ids=["all", "one"])
+def test_without_a_terminal_nothing_is_spent_unless_told_to(tmp_path, command, prices, monkeypatch, capsys):
+    from routellm_core.cli import main
+
+    questions = write(tmp_path / "in.jsonl", [{"prompt": "6 x 7?", "answer": "42"}])
+    given = [command, str(questions), *PAIR, *prices, "--out", str(tmp_path / "o")]
+    given += ["--judge", f"openai:{JUDGE}"] if command == "judge" else []
+    monkeypatch.setattr(sys, "argv", ["routellm", "augment", *given])
+    monkeypatch.setattr(sys, "stdin", io.StringIO())
+    monkeypatch.setenv("OPENAI_API_KEY", "none")
+    with pytest.raises(SystemExit) as ended:
+        main()  # sockets are closed: a call would end otherwise
+    lines = capsys.readouterr().err.strip().split("\n")
+    assert ended.value.code == 2
+    assert lines[0].startswith("Estimate: 2 calls, about" if command == "gold" else "Estimate: 4 calls (at most 6:")
+    assert lines[-1].startswith("routellm: nothing was called")
+    assert "--yes" in lines[-1] and "--budget-usd" in lines[-1]
+
+
+def test_what_costs_nothing_needs_no_leave(loopback, tmp_path):
+    loopback.reply = answer
+    questions = write(tmp_path / "in.jsonl", [{"prompt": "6 x 7?", "answer": 42}])
+    command = ["gold", questions, *PAIR, "--checker", "numeric", "--out", tmp_path / "o"]
+    free = run(*command, *FREE, server=loopback)
+    assert free.returncode == 0, free.stderr
+    again = run(*command, server=loopback)  # at real prices, but everything is in the journal
+    assert again.returncode == 0, again.stderr
+    assert "Estimate: 0 calls" in again.stderr
+    assert len(loopback.requests) == 2
+
+
+def test_a_judge_that_cannot_be_understood_ends_in_one_line(loopback, tmp_path):
+    loopback.reply = lambda request: "Hm." if request["model"] == JUDGE else answer(request)
+    prompts = write(tmp_path / "in.jsonl", [{"prompt": f"prompt {i}"} for i in range(40)])
+    out = tmp_path / "o"
+    done = run("judge", prompts, *PAIR, "--judge", f"openai:{JUDGE}", "--out", out, "--yes", server=loopback)
+    assert done.returncode == 2
+    assert "Estimate: 160 calls (at most 240:" in done.stderr  # 40 x (2 answers + 2 verdicts), and 2 verdicts again
+    assert done.stderr.strip().split("\n")[-1] == (
+        f"routellm: openai:{JUDGE} is no judge: none of its verdicts on the first 5 prompts can be read. It is asked "
+        'for a JSON object with "reason" and "winner": "A", "B" or "tie". Choose another judge; the calls so far are '
+        f"in the journal {out}.journal.jsonl"
+    )
+    # eight prompts are under way at once, six calls each; four more may have begun with two answers when the fifth ends
+    assert len(loopback.requests) <= 8 * 6 + 4 * 6
+    assert not out.exists()
 
 
 def test_scores_in_the_file_need_no_model(tmp_path):
@@ -174,7 +229,7 @@ def test_bad_arguments_are_one_line_and_exit_code_2(tmp_path, name, monkeypatch,
     arguments, message = BAD[name]
     questions = write(tmp_path / "in.jsonl", [{"prompt": "a", "answer": "1"}, {"prompt": "a", "answer": "b"}])
     given = [argument.format(tmp_path) for argument in arguments]
-    monkeypatch.setattr(sys, "argv", ["routellm", "augment", "gold", str(questions), *PAIR, *given])
+    monkeypatch.setattr(sys, "argv", ["routellm", "augment", "gold", str(questions), *PAIR, "--yes", *given])
     monkeypatch.setenv("OPENAI_API_KEY", "none")
     with pytest.raises(SystemExit) as ended:
         main()

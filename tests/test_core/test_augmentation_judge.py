@@ -98,6 +98,33 @@ def scores(result):
     return [(row["strong_score"], row["weak_score"]) for row in result.rows]
 
 
+class Scripted:
+    """A backend that costs what it is told."""
+
+    def __init__(self, name, text="x", tokens=(10, 10)):
+        self.name, self.text, self.tokens, self.calls = name, text, tokens, 0
+
+    def generate(self, messages):
+        self.calls += 1
+        text = self.text(messages) if callable(self.text) else self.text
+        asked, answered = self.tokens or (None, None)
+        return Generation(text=text, input_tokens=asked, output_tokens=answered)
+
+    async def agenerate(self, messages):
+        return self.generate(messages)
+
+
+PRICES = {"s": (0.0, 1000.0), "w": (0.0, 1000.0), "j": (0.0, 1000.0)}  # a dollar for a thousand tokens out
+
+
+def scripted(tokens=(10, 10)):
+    return {
+        "strong": Scripted("s", "good", tokens),
+        "weak": Scripted("w", "bad", tokens),
+        "judge": Scripted("j", '{"winner": "tie"}', tokens),
+    }
+
+
 @pytest.mark.parametrize("framework", ["langchain", "llama_index"])
 def test_the_better_answer_wins_in_either_order(loopback, trio, framework):
     loopback.reply = fair
@@ -223,6 +250,109 @@ def test_a_judge_that_cannot_be_understood_twice_gives_no_label_and_no_tie(loopb
     assert not result.rows
     assert result.dropped.counts() == {f"openai:{JUDGE} gave no verdict that can be read, asked twice": 1}
     assert by_model(loopback)[JUDGE] == 4
+
+
+def unreadable(*prompts):
+    """A judge without a form, on these prompts or on all."""
+
+    def judge(messages):
+        asked = messages[1]["content"].split("\n")[1]
+        return "Hm." if not prompts or asked in prompts else '{"winner": "A"}'
+
+    return Scripted("j", judge)
+
+
+def test_a_judge_that_none_of_the_first_five_prompts_can_be_read_from_stops_the_run(tmp_path):
+    journal = tmp_path / "j.jsonl"
+    prompts = [f"prompt {i}" for i in range(40)]
+    models = {**scripted(), "judge": unreadable()}
+    form = r'a JSON object with "reason" and "winner": "A", "B" or "tie"\. Choose another judge'
+    with pytest.raises(ConfigurationError, match=rf"^j is no judge: .* first 5 prompts .*{form}.* journal .*j\.jsonl$"):
+        label_by_judge(prompts, journal=journal, concurrency=1, **models)
+    # five prompts: two orders, each asked for twice
+    assert [model.calls for model in models.values()] == [5, 5, 20]
+    with pytest.raises(ConfigurationError, match="j is no judge"):
+        label_by_judge(prompts, journal=journal, concurrency=1, **models)
+    assert models["judge"].calls == 20
+    other = label_by_judge(prompts, journal=journal, **{**models, "judge": Scripted("k", '{"winner": "tie"}')})
+    assert len(other.rows) == 40
+    assert [model.calls for model in models.values()] == [40, 40, 20]
+
+
+def test_one_verdict_that_can_be_read_lets_the_judge_go_on_now_and_later(tmp_path):
+    prompts = [f"prompt {i}" for i in range(10)]
+    models = {**scripted(), "judge": unreadable(*prompts[:4], *prompts[5:])}
+    result = label_by_judge(prompts, journal=tmp_path / "j", concurrency=1, **models)
+    assert [row["prompt"] for row in result.rows] == ["prompt 4"]
+    assert result.dropped.counts() == {"j gave no verdict that can be read, asked twice": 9}
+    # an interrupted run's good verdict may come after five bad ones when it goes on
+    again = label_by_judge([*prompts[5:], *prompts[:5]], journal=tmp_path / "j", concurrency=1, **models)
+    assert (len(again.rows), again.spending.calls) == (1, 0)
+
+
+def test_five_equal_prompts_are_one_that_cannot_be_read():
+    models = {**scripted(), "judge": unreadable("a")}
+    assert len(label_by_judge(["a"] * 6 + ["b"], concurrency=1, **models).rows) == 1
+
+
+@pytest.mark.parametrize("framework", ["langchain", "llama_index"])
+def test_models_that_nobody_answers_for_stop_the_run(loopback, clients, framework, tmp_path):
+    address = "http://127.0.0.1:1/v1"  # nothing listens there
+
+    def lost(model):
+        client = clients[framework](model)
+        options = {"api_key": "none", "max_retries": 0}
+        if framework == "langchain":
+            return ChatOpenAI(model=model, base_url=address, http_client=client.http_client, **options)
+        return OpenAILike(model=model, api_base=address, is_chat_model=True, http_client=client._http_client, **options)
+
+    with pytest.raises(ConfigurationError) as stopped:
+        label_by_judge(
+            [f"prompt {i}" for i in range(50)],
+            journal=tmp_path / "j",
+            strong=clients[framework](STRONG),
+            weak=lost(WEAK),
+            judge=lost(JUDGE),
+            concurrency=1,
+        )
+    name, hint = WEAK, ""
+    if framework == "langchain":
+        name, hint = f"openai:{WEAK}", r" \(for 'openai:...' strings OPENAI_BASE_URL sets it\)"
+    assert re.fullmatch(
+        rf"{name} cannot be reached at {address}: its first 3 calls all ended with \w*ConnectionError, however often "
+        rf"they were tried. Check its address{hint} and the network; the calls so far are in the journal .*/j",
+        str(stopped.value),
+    )
+    assert by_model(loopback) == {STRONG: 3}
+
+
+class Lost(Scripted):
+    """Loses its connection on these calls, counted from 0."""
+
+    def __init__(self, name, *calls):
+        super().__init__(name, lambda messages: self.answer())
+        self.lost = calls
+
+    def answer(self):
+        if self.calls - 1 in self.lost:
+            raise ConnectionResetError("prompt 0 was on the way")
+        return "bad"
+
+
+def test_a_model_that_answered_once_may_lose_its_connection_and_costs_labels_only():
+    # six attempts a call: the first two calls are lost, the third is answered, and so no later loss stops the run
+    models = {**scripted(), "weak": Lost("w", *range(12), *range(13, 25))}
+    result = label_by_judge([f"prompt {i}" for i in range(6)], concurrency=1, **models)
+    assert [row["prompt"] for row in result.rows] == ["prompt 2", "prompt 5"]
+    assert result.dropped.counts() == {"w failed with ConnectionResetError": 4}
+
+
+def test_after_a_stop_nobody_goes_on_trying():
+    # three lost calls of six attempts stop the run; the five others under way stop at their next attempt
+    models = {**scripted(), "weak": Lost("w", *range(1000))}
+    with pytest.raises(ConfigurationError, match="^w cannot be reached: its first 3 calls .* and the network$"):
+        label_by_judge([f"prompt {i}" for i in range(50)], concurrency=4, **models)
+    assert 18 <= models["weak"].calls < 50
 
 
 @pytest.mark.parametrize(
@@ -362,33 +492,6 @@ def test_no_more_calls_than_allowed_are_under_way(loopback, trio):
     assert most == 3
 
 
-class Scripted:
-    """A backend that costs what it is told."""
-
-    def __init__(self, name, text="x", tokens=(10, 10)):
-        self.name, self.text, self.tokens, self.calls = name, text, tokens, 0
-
-    def generate(self, messages):
-        self.calls += 1
-        text = self.text(messages) if callable(self.text) else self.text
-        asked, answered = self.tokens or (None, None)
-        return Generation(text=text, input_tokens=asked, output_tokens=answered)
-
-    async def agenerate(self, messages):
-        return self.generate(messages)
-
-
-PRICES = {"s": (0.0, 1000.0), "w": (0.0, 1000.0), "j": (0.0, 1000.0)}  # a dollar for a thousand tokens out
-
-
-def scripted(tokens=(10, 10)):
-    return {
-        "strong": Scripted("s", "good", tokens),
-        "weak": Scripted("w", "bad", tokens),
-        "judge": Scripted("j", '{"winner": "tie"}', tokens),
-    }
-
-
 @pytest.mark.parametrize("concurrency", [1, 8])
 def test_a_budget_stops_before_it_is_exceeded_and_more_money_goes_on(tmp_path, concurrency):
     # A prompt is expected to take 500 + 500 + 120 + 120 tokens, $1.24, and takes 4 x 10, $.04. With $5 the last
@@ -458,6 +561,19 @@ def test_the_estimate_counts_what_is_left_to_pay(tmp_path):
     assert estimate_judge(["a"], journal=journal, prices=PRICES, **models).calls == 0
     assert math.isclose(estimate_judge(["a"], **models).usd, 0.0)
     assert estimate_judge(["a"], **models).unpriced == ("s", "w", "j")
+
+
+def test_the_estimate_says_that_verdicts_may_be_asked_for_twice(tmp_path):
+    models = {**scripted(), "judge": unreadable()}
+    before = estimate_judge(["a", "b"], **models)
+    assert str(before).startswith("8 calls (at most 12: a verdict that cannot be read is asked for twice), about $0.00")
+    # one verdict came and could not be read, and there the run ended: asking again is still to be paid
+    with Journal(tmp_path / "j") as journal:
+        label_by_judge(["a"], journal=journal, **models)
+    lines = (tmp_path / "j").read_text().splitlines(keepends=True)
+    (tmp_path / "j").write_text("".join(lines[:4]))
+    left = estimate_judge(["a"], journal=tmp_path / "j", **models)
+    assert left.calls == 2
 
 
 @pytest.mark.parametrize(

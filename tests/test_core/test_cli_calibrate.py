@@ -88,6 +88,16 @@ def test_a_budget_in_money(files):
     )  # fmt: skip
     assert found["realised_share"] == pytest.approx(0.2)
     assert found["budget"]["usd"] == 56
+    # 20,000 calls at .001, at .01, and a fifth of them at the one price
+    assert found["costs_usd"] == pytest.approx({"per": "month", "all_weak": 20, "all_strong": 200, "chosen": 56})
+
+
+def test_people_read_what_a_budget_buys(files):
+    shown = run(
+        "calibrate", files / "plain.txt", "--router", "random", "--budget", "0.0055/call", "--strong-usd", 0.01,
+        "--weak-usd", 0.001,
+    )  # fmt: skip
+    assert "costs         $0.0055 per call; all weak $0.001, all strong $0.01" in shown
 
 
 def test_a_budget_at_list_prices(files):
@@ -111,6 +121,7 @@ def test_people_read_a_guarantee_in_words(files):
     shown = run("calibrate", files / "labelled.jsonl", "--router", "random", "--quality-floor", 0.95)
     assert "guarantee     With probability at least 0.95 over the choice of the 400 labelled prompts" in shown
     assert "strong share" in shown
+    assert "(where quality is farthest above a random mix of the two models)" in shown
 
 
 @pytest.mark.parametrize(
@@ -122,7 +133,7 @@ def test_people_read_a_guarantee_in_words(files):
         (["--strong-share", 30], "fraction from 0 to 1"),
         (["--quality-floor", 0.9], "strong"),  # no scores in the file
         (["--budget", "100/month"], "--strong-usd"),
-        (["--budget", "100/month", "--strong-usd", 1, "--weak-usd", 0.1], "calls="),
+        (["--budget", "100/month", "--strong-usd", 1, "--weak-usd", 0.1], "needs --calls, the"),
         (["--budget", "1/month", "--calls", 100, "--strong-usd", 1, "--weak-usd", 0.1], "does not even pay"),
         (["--budget", "much", "--strong-usd", 1, "--weak-usd", 0.1], "written like 100/month"),
         (["--budget", "1/call", "--strong-model", "openai:gpt-4.1"], "--tokens"),
@@ -178,6 +189,38 @@ def test_people_read_what_was_compared(files):
     shown = run("drift", files / "prompts.csv", "--column", "question", "--router", "random")
     assert shown.startswith("no drift shown (false alarms: at most 0.05); 400 prompts against 1000 calibrated")
     assert "meant to be 50.0%" in shown
+
+
+def test_drift_is_an_exit_code_where_that_is_asked_for(files):
+    plain = ["drift", str(files / "plain.txt"), "--router", "random"]
+    for arguments, code in (
+        ([*plain, "--exit-code"], 0),  # not drifted
+        ([*plain, "--target-share", "0.2"], 0),  # drifted, but not asked for
+        ([*plain, "--target-share", "0.2", "--exit-code"], 1),
+        ([*plain, "--target-share", "0.2", "--exit-code", "--json"], 1),
+    ):
+        done = CliRunner().invoke(app, arguments)
+        assert done.exit_code == code, arguments
+        assert done.stdout  # what was found is printed all the same
+
+
+def test_a_reference_of_few_prompts_is_mentioned(files, tmp_path):
+    for n, warned in ((99, True), (100, False)):
+        (tmp_path / "few.txt").write_text("".join(f"prompt {i}\n" for i in range(n)))
+        done = CliRunner().invoke(
+            app,
+            [
+                "drift",
+                str(files / "plain.txt"),
+                "--router",
+                "random",
+                "--reference",
+                str(tmp_path / "few.txt"),
+                "--json",
+            ],
+        )
+        assert ("99 reference prompts are few" in done.stderr) == warned
+        assert json.loads(done.stdout)["n_calibration"] == n
 
 
 def test_missing_files_and_columns_are_refused(files, tmp_path):

@@ -81,8 +81,14 @@ def test_a_table_for_people(called, file):
     code, out, _ = called("evaluate", file, "--router", "random", "--resamples", 10)
     assert code == 0
     assert "30 prompts, 1 contaminated ones dropped" in out
-    assert "prompt" in out
     assert "under 0.1 is noise" in out
+    shown = " ".join(out.split())
+    assert "chance 0.500" in shown
+    # chance in shares: half of the lead at half of the calls, by both ways
+    assert shown.count("50.0 % 80.0 %") == 2
+    for explained in ("APGR: the", "CPT 50 %, 80 %: the", "paper: the", "rules: a rule", "may exceed 1"):
+        assert explained in shown, explained
+    assert "topic:" not in shown  # the file has no groups
 
 
 def test_routers_are_compared_on_the_same_resamples(called, file):
@@ -105,7 +111,7 @@ def test_routers_are_compared_on_the_same_resamples(called, file):
         (["evaluate", "{file}", "--price", "strong=1/2"], "prices need token counts"),
         (["evaluate", "{file}", "--router", "nowhere"], "no router 'nowhere'"),
         (["evaluate", "{file}", "--strong", "gpt"], "unknown model 'gpt'"),
-        (["evaluate", "{file}", "--score-range", "0", "0.5"], "strong_score is 1, outside score_range 0 to 0.5"),
+        (["evaluate", "{file}", "--score-range", "0", "0.5"], "strong_score is 1, outside --score-range 0 to 0.5"),
         (["compare", "{file}", "--router", "random"], "at least twice"),
         (["compare", "{file}", "--router", "random", "--router", "random"], "given twice"),
     ],
@@ -123,3 +129,41 @@ def test_a_strong_model_that_is_no_better_is_an_error_and_no_nan(called, tmp_pat
     code, out, error = called("evaluate", path, "--router", "random", "--json")
     assert (code, out) == (2, "")
     assert "equal: the strong model's mean score 1 is not above the weak one's 1" in error
+
+
+def test_a_router_is_called_what_was_typed(called, file, tmp_path):
+    from routellm_core import load_router
+
+    load_router("random").save(tmp_path / "mine")
+    code, out, _ = called("evaluate", file, "--router", tmp_path / "mine", "--resamples", 10)
+    assert code == 0
+    assert any(line.split()[:1] == ["mine"] for line in out.splitlines())
+    content = json.loads(called("evaluate", file, "--router", tmp_path / "mine", "--resamples", 10, "--json")[1])["own"]
+    assert content["router"] == "mine"
+    assert content["baselines"]["oracle"]["difference"]["a"] == "mine"
+    both = ("compare", file, "--router", tmp_path / "mine", "--router", "default", "--resamples", 10, "--json")
+    assert json.loads(called(*both)[1])["own"]["routers"]["mine"]["router"] == "mine"
+
+
+def test_the_long_layout_needs_two_names_and_says_what_it_leaves_out(called, tmp_path):
+    path = tmp_path / "long.jsonl"
+    rows = [
+        {"prompt": f"p{i}", "model": model, "score": score}
+        for i in range(6)
+        for model, score in (("large", 1), ("small", i % 2), ("tiny", 0))
+        if (i, model) != (5, "small")
+    ]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    code, out, error = called("evaluate", path, "--router", "random")
+    assert (code, out) == (2, "")
+    assert (
+        "a row for each prompt and model, with 3 models; name two by --strong and --weak, such as large (6 rows)"
+        in error
+    )
+    code, out, _ = called(
+        "evaluate", path, "--router", "random", "--strong", "large", "--weak", "small", "--resamples", 10
+    )
+    assert code == 0
+    # p0 to p4: the small one is right on 1 and 3
+    assert "long: 5 prompts, 1 left out that lack a score of one of the two models" in out
+    assert "large scores 1.000, small 0.400" in out

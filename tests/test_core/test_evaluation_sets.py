@@ -271,3 +271,65 @@ def test_the_papers_benchmarks_have_the_published_means(data_folder):
         assert (data.name, len(data), data.group_column) == (name, n, column)
         assert data.strong_scores.mean() == pytest.approx(strong, abs=5e-4)
         assert data.weak_scores.mean() == pytest.approx(weak, abs=5e-4)
+
+
+# -- the long layout: a row for each prompt and model
+LONG = [
+    {"prompt_id": "1", "prompt": "one", "domain": "law", "model": "large", "score": 1, "cost": 0.02},
+    {"prompt_id": "1", "prompt": "one", "domain": "law", "model": "org/Small", "score": 0, "cost": 0.001},
+    {"prompt_id": "2", "prompt": "two", "domain": "math", "model": "org/Small", "score": 0.5, "cost": 0.002},
+    {"prompt_id": "2", "prompt": "two", "domain": "math", "model": "large", "score": 0.75, "cost": 0.03},
+    {"prompt_id": "3", "prompt": "three", "domain": "math", "model": "large", "score": 1, "cost": 0.04},
+]
+
+
+def test_the_long_layout_is_put_side_by_side():
+    data = read_evaluation_set(LONG)
+    assert (data.strong, data.weak) == ("large", "org/Small")  # the better one where nobody says
+    assert data.prompts == ("one", "two")
+    assert data.strong_scores.tolist() == [1, 0.75]
+    assert data.weak_scores.tolist() == [0, 0.5]
+    assert data.n_incomplete == 1  # three
+    assert data.groups == ("law", "math")
+    assert data.ids == ("1", "2")
+    assert data.costs_usd.tolist() == [[0.02, 0.001], [0.03, 0.002]]
+
+
+def test_the_better_of_two_models_is_strong_whichever_comes_first():
+    data = read_evaluation_set([LONG[1], LONG[0], *LONG[2:]])
+    assert (data.strong, data.weak) == ("large", "org/Small")
+    assert data.strong_scores.tolist() == [1, 0.75]
+
+
+def test_two_of_many_models_are_chosen_by_loose_names():
+    many = [*LONG, {"prompt": "one", "model": "third", "score": 1}]
+    with pytest.raises(DataError, match=r"with 3 models; name two by strong= and weak=, such as large \(3 rows\)"):
+        read_evaluation_set(many)
+    data = read_evaluation_set(many, strong="large", weak="small")
+    assert data.models == ("large", "org/Small")
+    with pytest.raises(UnknownKindError, match="none"):
+        read_evaluation_set(many, strong="large", weak="none")
+
+
+@pytest.mark.parametrize(
+    ("rows", "said"),
+    [
+        ([*LONG, {**LONG[0], "score": 0}], "row 5: a second score of 'large' for one prompt, the first is in .*row 0"),
+        (LONG[:1], "'large' as the only model"),
+        ([LONG[0], LONG[2]], "none of its 2 prompts has scores of both"),
+        ([*LONG[:2], {**LONG[2], "score": None}, LONG[3]], "row 2: score: score is no number"),
+        ([*LONG[:2], {**LONG[2], "model": None}, LONG[3]], "row 2: model: model without a name"),
+        ([*LONG[:2], {**LONG[2], "score": 7}, LONG[3]], "row 2 and row 3: strong_score is 7, outside"),
+    ],
+)
+def test_what_is_wrong_in_the_long_layout_is_named(rows, said):
+    with pytest.raises(DataError, match=said):
+        read_evaluation_set(rows)
+
+
+def test_an_index_that_pandas_stored_is_no_model(tmp_path):
+    pandas = pytest.importorskip("pandas")
+    frame = pandas.DataFrame({"prompt": ["one", "two"], "large": [1, 1], "small": [0, 1]}, index=[7, 9])
+    frame.to_parquet(tmp_path / "indexed.parquet")
+    data = read_evaluation_set(tmp_path / "indexed.parquet")
+    assert data.models == ("large", "small")

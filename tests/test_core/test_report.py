@@ -186,6 +186,16 @@ def test_each_plot_lies_beside_the_page_as_png_and_svg(written):
         assert start == b"\x89PNG\r\n\x1a\n" if file.suffix == ".png" else start.startswith(b"<?xml")
 
 
+def test_small_groups_are_marked(tmp_path):
+    data = make_set()  # its groups have 30 prompts each
+    page = write_report([evaluated(data)], tmp_path / "a.html", with_images=False)[0].read_text()
+    assert 'class="few"' not in page
+    page = write_report([evaluated(data.take(range(59)))], tmp_path / "b.html", with_images=False)[0].read_text()
+    assert page.count('<tr class="few">') == 1  # the one that lost a prompt
+    assert "under 30 prompts" in page
+    assert "The oracle runs off the top" in page
+
+
 def test_prompts_can_be_left_out(tmp_path):
     text = write_report([evaluated(make_set())], tmp_path / "page.html", with_examples=False, with_images=False)[
         0

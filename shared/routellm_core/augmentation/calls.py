@@ -213,7 +213,7 @@ class PaidCalls:
 
     def _unreached(self, model: str, error: Exception) -> str:
         address = address_of(error)
-        hint = ", which OPENAI_BASE_URL sets," if model.startswith("openai:") else ""
+        hint = " (for 'openai:...' strings OPENAI_BASE_URL sets it)" if model.startswith("openai:") else ""
         return (
             f"{model} cannot be reached{f' at {address}' if address else ''}: its first {_MOST_LOST} calls all ended "
             f"with {type(error).__name__}, however often they were tried. Check its address{hint} and the network"

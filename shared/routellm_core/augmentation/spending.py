@@ -64,8 +64,10 @@ class Estimate:
         return self.usd == 0.0 and not self.unpriced
 
     def __str__(self) -> str:
-        most = f" (at most {self.calls + self.repeats}: unreadable verdicts are asked for twice)" if self.repeats else ""
-        return f"{self.calls} calls{most}, about ${self.usd:.2f}{_without(self.unpriced)}"
+        calls = f"{self.calls} calls"
+        if self.repeats:
+            calls += f" (at most {self.calls + self.repeats}: a verdict that cannot be read is asked for twice)"
+        return f"{calls}, about ${self.usd:.2f}{_without(self.unpriced)}"
 
 
 @dataclass(frozen=True, kw_only=True)

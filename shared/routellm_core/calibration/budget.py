@@ -124,20 +124,36 @@ class Budget:
         Raises:
             CalibrationError: Prices are missing, or not even all-weak is paid for.
         """
+        strong, weak = self._prices()
+        affordable = self.usd_per_call
+        if affordable >= strong:
+            return 1.0
+        if affordable < weak:
+            raise CalibrationError(
+                f"${self.usd:g} per {self.per} does not even pay for the weak model: all weak costs "
+                f"${self.usd_at(0.0):g}, all strong ${self.usd_at(1.0):g} per {self.per}"
+            )
+        return (affordable - weak) / (strong - weak)
+
+    def usd_at(self, strong_share: float) -> float:
+        """What this share of strong calls costs on average, in US dollars for each `per`.
+
+        Args:
+            strong_share: 0..1.
+
+        Raises:
+            CalibrationError: Prices are missing.
+        """
+        strong, weak = self._prices()
+        calls = 1.0 if self.calls is None or self.per == "call" else self.calls
+        return calls * (weak + strong_share * (strong - weak))
+
+    def _prices(self) -> tuple[float, float]:
         if self.strong_usd is None or self.weak_usd is None:
             raise CalibrationError(
                 "a budget needs what calls cost: give strong_usd= and weak_usd=, or Budget.for_models(...)"
             )
-        affordable = self.usd_per_call
-        if affordable >= self.strong_usd:
-            return 1.0
-        if affordable < self.weak_usd:
-            calls = 1.0 if self.calls is None or self.per == "call" else self.calls
-            raise CalibrationError(
-                f"${self.usd:g} per {self.per} does not even pay for the weak model: all weak costs "
-                f"${self.weak_usd * calls:g}, all strong ${self.strong_usd * calls:g} per {self.per}"
-            )
-        return (affordable - self.weak_usd) / (self.strong_usd - self.weak_usd)
+        return self.strong_usd, self.weak_usd
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON; `from_dict` reads it."""

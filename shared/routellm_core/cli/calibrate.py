@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from routellm_core.cli.evaluate import print_json
+from routellm_core.cli.evaluate import in_words_of_options, print_json
 from routellm_core.cli.prompts import from_file
 from routellm_core.errors import ConfigurationError, DataError
 
@@ -75,14 +75,17 @@ def calibrate(
 ) -> None:
     """Find the threshold: for a share of strong calls, for a budget, or for a quality that is guaranteed.
 
-    Give one of --strong-share, --budget and --quality-floor. With --save, the folder is a router that decides by this
-    threshold; it keeps win rates and scores, no prompts.
+    Give one of --strong-share, --budget and --quality-floor. Where the file has scores of both models, the knee is
+    shown, too: where the curve of quality over strong share lies farthest above the line from all weak to all strong,
+    which is what a random mix of the two gives; a choice where nothing else decides. With --save, the folder is a
+    router that decides by this threshold; it keeps win rates and scores, no prompts.
     """
     if sum(value is not None for value in (strong_share, quality_floor, budget)) != 1:
         raise ConfigurationError("give one of --strong-share, --budget and --quality-floor")
     if delta is not None and quality_floor is None:
         raise ConfigurationError("--delta belongs to --quality-floor")
-    sample = _read(file, column, strong, weak, score_range, labels_needed=quality_floor is not None)
+    with in_words_of_options():
+        sample = _read(file, column, strong, weak, score_range, labels_needed=quality_floor is not None)
     money = None
     if budget is not None:
         money = _budget(budget, calls, (strong_usd, weak_usd), (strong_model, weak_model), tokens, sample.costs_usd)
@@ -91,18 +94,21 @@ def calibrate(
     from routellm_core.routers import load_router
 
     loaded = load_router(router, encoder=encoder)
-    result = calibrated(
-        loaded.win_rate(sample.prompts),
-        strong_scores=sample.strong_scores,
-        weak_scores=sample.weak_scores,
-        strong_share=strong_share,
-        budget=money,
-        quality_floor=quality_floor,
-        delta=delta,
-        score_range=sample.score_range,
-        source=f"{len(sample.prompts)} prompts of {Path(file).name if file != '-' else 'standard input'}",
-        vectors=_vectors(loaded, sample.prompts),
-    )
+    with in_words_of_options():
+        result = calibrated(
+            loaded.win_rate(sample.prompts),
+            strong_scores=sample.strong_scores,
+            weak_scores=sample.weak_scores,
+            strong_share=strong_share,
+            budget=money,
+            quality_floor=quality_floor,
+            delta=delta,
+            score_range=sample.score_range,
+            source=f"{len(sample.prompts)} prompts of {Path(file).name if file != '-' else 'standard input'}",
+            vectors=_vectors(loaded, sample.prompts),
+        )
+    if sample.n_incomplete:
+        typer.echo(f"{sample.n_incomplete:,} prompts left out that lack a score of one of the two models", err=True)
     report = _report(result, level, next_prompts)
     if save is not None:
         loaded.calibration = result
@@ -126,6 +132,7 @@ class _Sample:
     weak_scores: Any = None
     score_range: tuple[float, float] = (0.0, 1.0)
     costs_usd: tuple[float, float] | None = None
+    n_incomplete: int = 0
 
 
 def read_prompts_of(file: str, column: str) -> list[str]:
@@ -186,6 +193,7 @@ def _read(
         weak_scores=data.weak_scores,
         score_range=score_range or (0.0, 1.0),
         costs_usd=costs,
+        n_incomplete=data.n_incomplete,
     )
 
 
@@ -244,6 +252,9 @@ def _report(calibration: Calibration, level: float, n: int) -> dict[str, Any]:
         "predicted_share": {"n": n, "interval": list(calibration.predicted_share(n, level))},
         "guarantee": calibration.guarantee,
     }
+    if (budget := calibration.budget) is not None:
+        shares = {"all_weak": 0.0, "all_strong": 1.0, "chosen": calibration.realised_share}
+        report["costs_usd"] = {"per": budget.per, **{name: budget.usd_at(share) for name, share in shares.items()}}
     labels = calibration.labels
     if labels is not None:
         report["quality"] = {
@@ -264,6 +275,12 @@ def _lines(calibration: Calibration, report: dict[str, Any], level: float, n: in
         f"strong share  {calibration.realised_share:.3f} of {calibration.win_rates.size} prompts; in the long run "
         f"{low:.3f} to {high:.3f}, of the next {n} {next_low:.3f} to {next_high:.3f} ({level:.0%})",
     ]
+    if "costs_usd" in report:
+        costs = report["costs_usd"]
+        lines.append(
+            f"costs         ${costs['chosen']:.6g} per {costs['per']}; all weak ${costs['all_weak']:.6g}, all strong "
+            f"${costs['all_strong']:.6g}"
+        )
     if "quality" in report:
         quality = report["quality"]
         lines.append(
@@ -277,4 +294,5 @@ def _lines(calibration: Calibration, report: dict[str, Any], level: float, n: in
             f"knee          strong share {knee['strong_share']:.3f} [{low:.3f}, {high:.3f}], threshold "
             f"{knee['threshold']:.6f}, quality {knee['quality']:.4f}"
         )
+        lines.append("              (where quality is farthest above a random mix of the two models)")
     return [*lines, f"guarantee     {report['guarantee']}"]

@@ -16,7 +16,10 @@ from routellm_core.cli.evaluate import (
     Seed,
     Strong,
     Weak,
+    left_out,
+    names_of,
     number,
+    percent,
     print_json,
     read_prices,
     read_sets,
@@ -26,7 +29,7 @@ from routellm_core.errors import ConfigurationError
 if TYPE_CHECKING:
     from routellm_core.evaluation import Comparison
 
-__all__ = ["compare", "names_of"]
+__all__ = ["compare"]
 
 
 def compare(
@@ -68,18 +71,6 @@ def compare(
             _print_table(comparison)
 
 
-def names_of(sources: list[str]) -> dict[str, str]:
-    """Routers by a short name: the last part of a folder or hub name, in full where two would be alike.
-
-    Raises:
-        ConfigurationError: One is given twice.
-    """
-    if len(set(sources)) < len(sources):
-        raise ConfigurationError("a router is given twice; it would be held against itself")
-    short = [source.rstrip("/").rsplit("/", 1)[-1] or source for source in sources]
-    return {name if short.count(name) == 1 else source: source for name, source in zip(short, sources, strict=True)}
-
-
 def _print_table(comparison: Comparison) -> None:
     from rich.box import SIMPLE_HEAD
     from rich.console import Console
@@ -88,7 +79,7 @@ def _print_table(comparison: Comparison) -> None:
     data = comparison.data
     first = next(iter(comparison.evaluations.values()))
     console = Console()
-    table = Table(title=f"{data.name}: {len(data)} prompts", box=SIMPLE_HEAD)
+    table = Table(title=f"{data.name}: {len(data)} prompts{left_out(data)}", box=SIMPLE_HEAD)
     for column in ("router", "APGR", "CPT 50 %", "CPT 80 %", "APGR (paper)"):
         table.add_column(column, justify="left" if column == "router" else "right")
     for name, each in comparison.evaluations.items():
@@ -96,8 +87,8 @@ def _print_table(comparison: Comparison) -> None:
         table.add_row(
             name,
             number(exact.apgr, exact.apgr_interval),
-            number(exact.cpt50),
-            number(exact.cpt80),
+            percent(exact.cpt50),
+            percent(exact.cpt80),
             number(each.paper.apgr),
         )
     console.print(table)

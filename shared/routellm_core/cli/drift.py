@@ -12,6 +12,8 @@ from routellm_core.errors import ConfigurationError
 
 __all__ = ["drift"]
 
+_FEW = 100  # reference prompts, under which a share is known to 10 points at best
+
 
 def drift(
     file: Annotated[
@@ -37,15 +39,22 @@ def drift(
         float | None, typer.Option(help="The threshold in use. Default: the calibration's.", min=0, max=1)
     ] = None,
     target_share: Annotated[
-        float | None, typer.Option(help="The strong share there should be, 0..1. Default: the calibration's.")
+        float | None,
+        typer.Option(
+            help="The strong share there should be, 0..1. Default: the calibration's; with --reference the share of "
+            "its prompts that reach the threshold."
+        ),
     ] = None,
     alpha: Annotated[float, typer.Option(help="Probability of a false alarm, 0..1.")] = 0.05,
+    exit_code: Annotated[
+        bool, typer.Option("--exit-code", help="Exit with 1 if the traffic has drifted (errors exit with 2).")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Compare traffic with what was calibrated: win rates, strong share, and how far off the embeddings lie.
 
-    Exit code 0 either way: what was found is printed. One file is one test; to watch a running service use
-    `DriftMonitor`, whose false-alarm rate holds however often it is looked at.
+    What was found is printed, and the exit code is 0 either way unless --exit-code is given. One file is one test; to
+    watch a running service use `DriftMonitor`, whose false-alarm rate holds however often it is looked at.
     """
     prompts = read_prompts_of(file, column)
     others = read_prompts_of(reference, column) if reference is not None else None
@@ -59,6 +68,10 @@ def drift(
     loaded = load_router(router, encoder=encoder)
     calibration = loaded.calibration
     if others is not None:
+        if len(others) < _FEW:
+            typer.echo(
+                f"Mind: {len(others)} reference prompts are few; under {_FEW} only a large drift can be seen.", err=True
+            )
         before = None if calibration is None else calibration.threshold
         vectors = loaded.encoder.encode(others) if loaded.encoder is not None and len(others) >= 20 else None
         calibration = Calibration.from_win_rates(loaded.win_rate(others), vectors=vectors)
@@ -80,3 +93,5 @@ def drift(
         print_json({"file": file, "router": router, **report.to_dict()})
     else:
         typer.echo(str(report))
+    if exit_code and report.drifted:
+        raise typer.Exit(1)

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from routellm_core.cli.compare import names_of
 from routellm_core.cli.evaluate import (
     Cache,
     Files,
@@ -21,6 +20,7 @@ from routellm_core.cli.evaluate import (
     Seed,
     Strong,
     Weak,
+    names_of,
     read_prices,
     read_sets,
 )
@@ -33,7 +33,7 @@ __all__ = ["report"]
 
 def report(
     files: Files,
-    out: Annotated[Path, typer.Option(help="The page; its plots come beside it.", show_default=False)],
+    out: Annotated[Path, typer.Option(help="The page; its plots come beside it, named after it.", show_default=False)],
     router: Annotated[
         list[str] | None,
         typer.Option(help="'default', 'random', a folder, or owner/name. Repeatable. Default: 'default'."),
@@ -42,7 +42,7 @@ def report(
     examples: Annotated[
         bool, typer.Option(help="Show the prompts with the highest and lowest win rates, shortened.")
     ] = True,
-    images: Annotated[bool, typer.Option(help="Write each plot as PNG and SVG beside the page.")] = True,
+    images: Annotated[bool, typer.Option(help="Write each plot as PNG and SVG beside the page, too.")] = True,
     strong: Strong = None,
     weak: Weak = None,
     score_range: Range = None,
@@ -54,7 +54,8 @@ def report(
 ) -> None:
     """Write one HTML file about routers on scored prompts. It loads nothing and can be sent to anyone.
 
-    With several routers their differences are shown, too.
+    With several routers their differences are shown, too. The paper's published points are drawn where the file is
+    called mmlu, gsm8k or mt_bench and the models are gpt-4-1106-preview and mixtral-8x7b-instruct-v0.1.
     """
     from routellm_core.evaluation import compare, evaluate
     from routellm_core.evaluation.report import write_report
@@ -69,9 +70,11 @@ def report(
     for data in sets:
         typer.echo(f"{data.name}: {len(data)} prompts ...", err=True)
         if len(routers) == 1:
-            only = next(iter(routers.values()))
+            ((name, only),) = routers.items()
             results.append(
-                evaluate(only, data, n_resamples=resamples, seed=seed, level=level, prices=prices, cache=cache)
+                evaluate(
+                    only, data, n_resamples=resamples, seed=seed, level=level, prices=prices, cache=cache, name=name
+                )
             )
         else:
             results.append(

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from routellm_core.evaluation.sets import EvaluationSet
 
-__all__ = ["baseline_scores", "prompt_length", "rules", "topic_gain"]
+__all__ = ["baseline_scores", "prompt_length", "rules", "shown", "topic_gain"]
 
 Floats: TypeAlias = NDArray[np.float64]
 
@@ -44,6 +44,11 @@ def baseline_scores(data: EvaluationSet, *, seed: int = 0) -> dict[str, Floats]:
     if data.groups is not None and len(set(data.groups)) > 1:
         scores["topic"] = topic_gain(data, rng=np.random.default_rng(seed))
     return scores
+
+
+def shown(name: str) -> str:
+    """What people read for a baseline's name: "random" is chance, known without drawing, and no router of that name."""
+    return "chance" if name == "random" else name.replace("_", " ")
 
 
 def prompt_length(prompts: tuple[str, ...]) -> Floats:

@@ -274,6 +274,7 @@ def evaluate(
     level: float = 0.95,
     prices: Prices | None = None,
     cache: str | Path | None = None,
+    name: str | None = None,
 ) -> Evaluation:
     """Measure a router on prompts whose strong and weak answers are scored.
 

@@ -142,7 +142,7 @@ def curves_figure(
     tops += [evaluation.curve.quality.max() for evaluation in evaluations]
     lows = [found.quality.min() for name, found in first.curves.items()]
     lows += [evaluation.curve.quality.min() for evaluation in evaluations]
-    # the oracle leaves the picture: in it, nothing else could be told apart
+    # the oracle runs off the top: with all of it in the picture, nothing else could be told apart
     axes.set_ylim(min(lows) - 0.06 * (strong - weak), max(tops) + 0.15 * (strong - weak))
     axes.set_xlim(0, 100)
     axes.set_xlabel("calls to the strong model, %")

@@ -146,7 +146,7 @@ class _Section:
                 title=f"{name}: quality over the share of calls to the strong model",
                 description=f"Curves of {routers} with {level} bands beside baselines. {ends}.",
                 caption=f"Bands: {level} bootstrap intervals of PGR. Dots: the router's own threshold. The oracle "
-                f"leaves the picture.{paper}",
+                f"runs off the top.{paper}",
                 draw=lambda palette: curves_figure(found, names=names, palette=palette),
             )
         ]
@@ -224,6 +224,8 @@ def _section(section: _Section, with_examples: bool) -> str:
     data = first.data
     strong, weak = float(data.strong_scores.mean()), float(data.weak_scores.mean())
     dropped = f" ({data.n_contaminated} contaminated ones left out)" if data.n_contaminated else ""
+    if data.n_incomplete:
+        dropped += f" ({data.n_incomplete:,} left out that lack a score of one of the two models)"
     parts = [
         f'<section><h2 id="{section.key}">{escape(data.name)}</h2>',
         f"<p>{len(data):,} prompts{dropped}. Strong: {escape(str(data.strong))}, mean score {number(strong)}; weak: "

@@ -61,7 +61,7 @@ th:first-child, td:first-child { text-align: left; padding-left: 0; position: st
   background: var(--background); }
 tr.ours th, tr.ours td { font-weight: 600; }
 td small { color: var(--quiet); display: block; font-size: .86em; font-weight: 400; }
-tr.printed th, tr.printed td { color: var(--quiet); font-weight: 400; }
+tr.printed th, tr.printed td, tr.few th, tr.few td { color: var(--quiet); font-weight: 400; }
 summary { cursor: pointer; color: var(--accent); padding: .3rem 0; }
 .examples { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 26rem), 1fr)); gap: 0 1.5rem; }
 .examples h4 { margin: .4rem 0; font-size: .95rem; }

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from html import escape
 
+from routellm_core.evaluation.baselines import shown
 from routellm_core.evaluation.evaluating import Evaluation
 from routellm_core.evaluation.figures import Difference, Figures
 from routellm_core.evaluation.published import Published, published_for
@@ -20,6 +21,8 @@ __all__ = [
     "span",
 ]
 
+_FEW = 30  # prompts in a group, under which its row is grey
+
 
 def figures_table(evaluations: Mapping[str, Evaluation]) -> str:
     """APGR and CPT of routers, baselines and the paper's routers, by both ways."""
@@ -30,8 +33,7 @@ def figures_table(evaluations: Mapping[str, Evaluation]) -> str:
     ]
     for name, baseline in first.baselines.items():
         if baseline.exact is not None and baseline.paper is not None:
-            shown = "chance" if name == "random" else name.replace("_", " ")
-            rows.append(("", shown, baseline.exact, baseline.paper, baseline.difference))
+            rows.append(("", shown(name), baseline.exact, baseline.paper, baseline.difference))
     body = "".join(
         f'<tr class="{kind}"><th scope="row">{escape(name)}</th>'
         f"<td>{number(exact.apgr)}<small>{span(exact.apgr_interval)}</small></td>"
@@ -133,12 +135,17 @@ def groups_table(evaluations: Mapping[str, Evaluation]) -> str:
             each = evaluation.groups[group]
             cells.append(f"{number(each.apgr)}<small>{span(each.apgr_interval)}</small>")
             cells.append(percent(each.strong_share))
-        shown = escape(group.replace("_", " "))
-        body += f'<tr><th scope="row">{shown}</th>{"".join(f"<td>{cell}</td>" for cell in cells)}</tr>'
+        kind = ""
+        if figures.n_prompts < _FEW:
+            kind, cells[0] = ' class="few"', f"{cells[0]}<small>few</small>"
+        title = escape(group.replace("_", " "))
+        body += f'<tr{kind}><th scope="row">{title}</th>{"".join(f"<td>{cell}</td>" for cell in cells)}</tr>'
     about = (
         "APGR inside each group; a dash where the strong model is no better. Share: of the group among the half of all "
         "prompts with the highest win rates."
     )
+    if any(figures.n_prompts < _FEW for figures in first.groups.values()):
+        about += f" Grey, few: under {_FEW} prompts, on which an APGR says next to nothing."
     return _table(about, heads, body)
 
 

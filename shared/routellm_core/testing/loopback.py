@@ -158,7 +158,7 @@ class LoopbackOpenAI:
     def _replied(self, body: dict[str, Any]) -> Reply:
         try:
             reply: object = self.reply(body)
-        except Exception as error:  # would end as a lost connection, and say nothing
+        except Exception as error:  # noqa: BLE001 - else a lost connection that says nothing
             return Reply(status=500, text=f"LoopbackOpenAI: reply raised {type(error).__name__}: {error}")
         if isinstance(reply, str):
             return Reply(text=reply)
