@@ -347,12 +347,28 @@ def test_a_model_that_answered_once_may_lose_its_connection_and_costs_labels_onl
     assert result.dropped.counts() == {"w failed with ConnectionResetError": 4}
 
 
-def test_after_a_stop_nobody_goes_on_trying():
-    # three lost calls of six attempts stop the run; the five others under way stop at their next attempt
+def test_a_client_that_knows_no_address_stops_the_run_too():
     models = {**scripted(), "weak": Lost("w", *range(1000))}
     with pytest.raises(ConfigurationError, match="^w cannot be reached: its first 3 calls .* and the network$"):
         label_by_judge([f"prompt {i}" for i in range(50)], concurrency=4, **models)
-    assert 18 <= models["weak"].calls < 50
+
+
+async def test_after_a_stop_nobody_goes_on_trying():
+    models, tried = scripted(), asyncio.Event()
+
+    async def lost(messages):
+        models["strong"].calls += 1
+        tried.set()
+        raise ConnectionResetError
+
+    async def refused(messages):
+        await tried.wait()
+        raise LookupError("no key")
+
+    models["strong"].agenerate, models["weak"].agenerate = lost, refused
+    with pytest.raises(ConfigurationError, match="w refuses to be called"):
+        await alabel_by_judge(["a", "b"], concurrency=2, **models)
+    assert models["strong"].calls < 6  # six attempts a call, were there no stop
 
 
 @pytest.mark.parametrize(

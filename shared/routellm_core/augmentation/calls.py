@@ -194,6 +194,7 @@ class PaidCalls:
             # without a status: a missing key, say, that the client finds by itself
             never = status is None and not is_retryable(error) and backend.name not in self._answered
             if status in _REFUSED or never or is_out_of_money(error):
+                self.stop()
                 raise ConfigurationError(
                     f"{backend.name} refuses to be called: {why}. Check its key, its name, its address and the account"
                     f"{self.kept}"
@@ -201,6 +202,7 @@ class PaidCalls:
             if status is None and backend.name not in self._answered and is_retryable(error):
                 self._lost[backend.name] += 1
                 if self._lost[backend.name] >= _MOST_LOST:
+                    self.stop()
                     raise ConfigurationError(self._unreached(backend.name, error)) from error
             raise CallFailed(f"{backend.name} failed with {why}") from error
         if not isinstance(generation, Generation) or not isinstance(generation.text, str):
