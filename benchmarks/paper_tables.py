@@ -117,13 +117,12 @@ def train(trained: Trained, arguments: argparse.Namespace) -> float | None:
 
 
 class Remembering(Encoder):
-    """Another encoder, which encodes every text once in this process: several routers score the same prompts."""
+    """Another encoder, whose vectors of a whole list of texts are kept in a file: several routers score the same."""
 
     kind = "remembering"
-    _known: dict[tuple[str, str], np.ndarray] = {}
 
-    def __init__(self, encoder: Encoder) -> None:
-        self._encoder = encoder
+    def __init__(self, encoder: Encoder, folder: Path) -> None:
+        self._encoder, self._folder = encoder, folder
 
     dim = property(lambda self: self._encoder.dim)
     digest = property(lambda self: self._encoder.digest)
@@ -133,11 +132,11 @@ class Remembering(Encoder):
         return self._encoder.settings()
 
     def _encode(self, texts: list[str]) -> np.ndarray:
-        new = list({text for text in texts if (self.digest, text) not in self._known})
-        if new:
-            vectors = self._encoder.encode(new)
-            self._known.update(((self.digest, text), vector) for text, vector in zip(new, vectors, strict=True))
-        return np.stack([self._known[self.digest, text] for text in texts])
+        path = self._folder / f"{digest_of(self.digest, *texts)[:16]}.npy"
+        if not path.exists():
+            path.parent.mkdir(exist_ok=True)
+            np.save(path, self._encoder.encode(texts), allow_pickle=False)
+        return np.load(path, allow_pickle=False)
 
 
 def loaded(trained: Trained, work: Path) -> Router:
@@ -150,7 +149,7 @@ def loaded(trained: Trained, work: Path) -> Router:
         if isinstance(router, TransformerRouter):
             router.to(dtype="bfloat16")  # 2.5 times as fast on a CPU
         return router
-    return load_router(folder, encoder=Remembering(load_encoder(described, folder / "encoder")))
+    return load_router(folder, encoder=Remembering(load_encoder(described, folder / "encoder"), work / "vectors"))
 
 
 def win_rates(trained: Trained, name: str, prompts: list[str], work: Path) -> np.ndarray:
