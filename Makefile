@@ -24,7 +24,7 @@ $(BIN)/python:
 $(VENV)/dev.done: pyproject.toml | $(BIN)/python
 	@set -e; torch='$(TORCH)'; \
 	if [ -n "$$torch" ] && [ '$(origin TORCH)' = file ] && \
-		$(PIP) install --quiet --dry-run --report - $$torch 2>/dev/null | grep -q nvidia; then \
+		$(PIP) install --quiet --dry-run --report - $$torch 2>/dev/null | grep -q '"name": "nvidia'; then \
 		echo 'Only a CUDA build of PyTorch is at hand: testing without it (TORCH=... takes it all the same)'; torch=; \
 	fi; \
 	if [ -n "$$torch" ]; then $(PIP) install --quiet $$torch; fi; \
