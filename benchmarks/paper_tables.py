@@ -31,6 +31,7 @@ from routellm_core.evaluation import apgr, apgr_interval, paper_apgr, paper_cpt,
 from routellm_core.evaluation.published import published_for
 from routellm_core.persistence import digest_of, write_bytes
 from routellm_core.routers.transformer import TransformerRouter
+from routellm_core.training.run import LOG
 
 STRONG, WEAK = "gpt-4-1106-preview", "Mixtral-8x7B-Instruct-v0.1"
 TRAINING_SETS = ("arena", "augmented", "scores")
@@ -106,14 +107,18 @@ def fine_tuning(trained: Trained) -> list[str]:
     return [*options, "--set", "dtype=bfloat16", "--set", f"evaluate_every={EVERY[kind][on]}"]
 
 
-def train(trained: Trained, arguments: argparse.Namespace) -> float | None:
+def train(trained: Trained, arguments: argparse.Namespace) -> None:
     if trained.kind == "random" or (arguments.work / trained.name / "config.json").exists():
-        return None
+        return
     line = command(trained, arguments)
     print("routellm", *line, flush=True)
-    started = time.monotonic()
     subprocess.run([sys.executable, "-m", "routellm_core", *line], check=True)
-    return time.monotonic() - started
+
+
+def training_seconds(trained: Trained, work: Path) -> float | None:
+    """As its log has them: prompts encoded once, everything else that ran on the machine at the time included."""
+    log = work / trained.name / LOG
+    return json.loads(log.read_text(encoding="utf-8").splitlines()[-1])["seconds"] if log.exists() else None
 
 
 class Remembering(Encoder):
@@ -235,7 +240,8 @@ def main() -> None:
         for on in arguments.sets
         if on == "arena" or (kind != "random" and (on != "scores" or kind in OF_ALL_MODELS))
     ]
-    seconds = {trained.name: train(trained, arguments) for trained in lines}
+    for trained in lines:
+        train(trained, arguments)
     if arguments.train_only:
         return
     rows = [row for trained in lines for row in evaluate(trained, arguments)]
@@ -244,7 +250,7 @@ def main() -> None:
     content = {
         "date": str(date.today()),
         "data_digest": digest(arguments.data),
-        "training_seconds": {name: s for name, s in seconds.items() if s is not None},
+        "training_seconds": {each.name: training_seconds(each, arguments.work) for each in lines},
         "rows": rows,
     }
     write_bytes(path, (json.dumps(content, indent=1) + "\n").encode())
