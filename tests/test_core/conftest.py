@@ -1,6 +1,24 @@
 """Things the core's tests share."""
 
+import importlib.util
+
 import pytest
+
+from routellm_core.errors import MissingExtraError
+
+EXTRAS = ("datasketch", "matplotlib", "pandas", "pyarrow", "scipy", "sklearn")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item):
+    """The core is also tested as it is installed without extras; what needs one is skipped there, and only there."""
+    try:
+        return (yield)
+    except (MissingExtraError, ModuleNotFoundError) as error:
+        package = (error.name or "").partition(".")[0]
+        if package in EXTRAS and importlib.util.find_spec(package) is None:
+            pytest.skip(f"needs {package}")
+        raise
 
 
 @pytest.fixture(scope="session")

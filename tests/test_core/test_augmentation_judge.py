@@ -10,10 +10,7 @@ import sys
 import threading
 from collections import Counter
 
-import httpx
 import pytest
-from langchain_openai import ChatOpenAI
-from llama_index.llms.openai_like import OpenAILike
 
 from routellm_core.augmentation import Journal, alabel_by_judge, estimate_judge, label_by_judge
 from routellm_core.augmentation.judge import read_verdict
@@ -21,6 +18,9 @@ from routellm_core.backends import Generation
 from routellm_core.errors import ConfigurationError, DataError, UnknownKindError
 from routellm_core.testing import Reply
 
+httpx = pytest.importorskip("httpx")
+ChatOpenAI = pytest.importorskip("langchain_openai").ChatOpenAI
+OpenAILike = pytest.importorskip("llama_index.llms.openai_like").OpenAILike
 STRONG, WEAK, JUDGE = "gpt-4.1", "gpt-4.1-nano", "gpt-4o"  # names the price list knows
 
 

@@ -13,6 +13,8 @@ from routellm_core import RoutingPolicy, load_router
 from routellm_core.cli.app import app
 from routellm_core.errors import RouteLLMError
 
+pytest.importorskip("scipy")
+
 ENVIRONMENT = {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p), "COLUMNS": "100"}
 
 

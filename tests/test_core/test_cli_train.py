@@ -11,6 +11,8 @@ import pytest
 
 from routellm_core import load_router
 
+pytest.importorskip("scipy")
+
 COMMAND = [sys.executable, "-m", "routellm_core", "train"]
 ENVIRONMENT = {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p), "OMP_NUM_THREADS": "1"}
 MODELS = [f"model-{i:02d}" for i in range(12)]
