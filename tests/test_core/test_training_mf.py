@@ -15,7 +15,8 @@ from routellm_core.encoders import HashingEncoder
 from routellm_core.errors import ConfigurationError, DataError, UnknownKindError
 from routellm_core.routers.linear import sigmoid
 from routellm_core.training import mf
-from routellm_core.training.mf import add_model, train_mf
+from routellm_core.training.mf import train_mf
+from routellm_core.training.new_model import _fitted_unit, add_model
 from routellm_core.training.run import TrainingRun
 
 WIDTH = 24
@@ -374,7 +375,7 @@ def test_the_added_vector_is_the_best_on_the_sphere(trained):
     rng = np.random.default_rng(4)
     z, offset = rng.normal(size=(40, 8)), rng.normal(size=40)
     reading = rng.normal(size=(8, 20))
-    u = mf._fitted_unit(units.astype(float), reading, z, offset, 1.0)
+    u = _fitted_unit(units.astype(float), reading, z, offset, 1.0)
     assert np.linalg.norm(u) == pytest.approx(1)
     mean = units.mean(axis=0)
     root = np.linalg.cholesky(reading @ reading.T)  # another root than the code's: the prior is the same

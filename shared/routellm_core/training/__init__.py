@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from routellm_core.training.difficulty import fit_difficulty
 from routellm_core.training.material import TrainingMaterial
-from routellm_core.training.mf import add_model, train_mf
+from routellm_core.training.mf import train_mf
+from routellm_core.training.new_model import add_model
 from routellm_core.training.run import TrainingResult
 from routellm_core.training.score_table import PairLabels, ScoreTable
 from routellm_core.training.sw import train_sw

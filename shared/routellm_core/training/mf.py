@@ -1,4 +1,4 @@
-"""Matrix factorisation from battles, in numpy: stochastic gradients with exact derivatives, and models added later."""
+"""Matrix factorisation from battles, in numpy: stochastic gradients with exact derivatives."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from routellm_core.routers.mf import MatrixFactorizationRouter
 from routellm_core.training.run import TrainingResult, TrainingRun, check_seed
 from routellm_core.training.validation import validation_apgr
 
-__all__ = ["add_model", "train_mf"]
+__all__ = ["Decided", "decided_battles", "train_mf"]
 
 _BLOCK = 8192  # battles whose loss is computed together
 _PARTS = ("P", "W", "c")  # names of the paper: model vectors, projection, classifier
@@ -33,7 +33,7 @@ _Weights = dict[str, NDArray[np.float32]]
 
 
 @dataclass(frozen=True)
-class _Decided:
+class Decided:
     """Battles that somebody won: rows of vectors, and of P."""
 
     prompt: NDArray[np.int64] = field(repr=False)
@@ -113,7 +113,7 @@ def train_mf(
         _, held_battles = battles.split(validation, rng=rng)
         held = np.isin(battles.prompt_index, _rows(battles, held_battles.prompts))
     decided = battles.outcome != TIE
-    training, heldout = _decided(battles, decided & ~held), _decided(battles, decided & held)
+    training, heldout = decided_battles(battles, decided & ~held), decided_battles(battles, decided & held)
     trained = np.union1d(training.winner, training.loser)
     if not len(training):
         raise DataError(
@@ -123,7 +123,7 @@ def train_mf(
         if battles.models.index(name) not in trained:
             raise DataError(f"{name!r} won and lost no battle in training, so nothing can be learned of it")
     known = np.isin(heldout.winner, trained) & np.isin(heldout.loser, trained)
-    heldout = _Decided(heldout.prompt[known], heldout.winner[known], heldout.loser[known])
+    heldout = Decided(heldout.prompt[known], heldout.winner[known], heldout.loser[known])
     labels = _labels(battles, held, strong, weak)
     given = None if vectors is None else vectors_of(battles.prompts, encoder, vectors)
     started_with = {
@@ -205,110 +205,6 @@ def train_mf(
     return TrainingResult(router=router, log=run.rows)
 
 
-def add_model(
-    router: MatrixFactorizationRouter,
-    battles: Battles,
-    name: str,
-    *,
-    vectors: ArrayLike | None = None,
-    prior_strength: float = 1.0,
-) -> MatrixFactorizationRouter:
-    """The router with one more model, learned from a few dozen battles; everything else stays as it is.
-
-    Only the new model's vector is fitted, to the battles' loss plus a Gaussian prior from the models that the router
-    has, the mean and covariance of their scores. With no more than a few battles the new model is thus taken for a
-    usual one, and moves where the known ones differ most. Pair and calibration stay.
-
-    Args:
-        router: Trained already.
-        battles: Those in which `name` took part and somebody won are used, the others left out. Its opponents
-            must be models of the router.
-        name: The new model.
-        vectors: The encoder's vectors of `battles.prompts`, where they exist already, shape (Q, dim).
-        prior_strength: How much the prior counts, against 1 for each battle's log-likelihood; above 0.
-
-    Raises:
-        ConfigurationError: The router has a model of that name already, or the prior has no strength.
-        DataError: No battle with `name` that somebody won.
-        UnknownKindError: An opponent that the router does not know.
-    """
-    if not prior_strength > 0:
-        raise ConfigurationError(f"prior_strength is a number above 0, got {prior_strength!r}")
-    if name in router.models:
-        raise ConfigurationError(f"the router has a model {name!r} already")
-    number = battles.models.index(name) if name in battles.models else -1
-    own = ((battles.model_a == number) | (battles.model_b == number)) & (battles.outcome != TIE)
-    if not own.any():
-        raise DataError(f"no battle in which {name!r} won or lost, so nothing can be learned of it")
-    e = vectors_of(battles.prompts, router.encoder, vectors)
-    part = _decided(battles, own)
-    won = part.winner == number
-    opponent = np.where(won, part.loser, part.winner)
-    rows = {model: row for row, model in enumerate(router.models)}
-    unknown = sorted({battles.models[i] for i in opponent} - rows.keys())
-    if unknown:
-        raise UnknownKindError(
-            f"{name!r} battled {', '.join(unknown)}, unknown to the router; it knows: {', '.join(router.models)}"
-        )
-    units = router.model_vectors.astype(np.float64)
-    units /= np.linalg.norm(units, axis=1, keepdims=True)
-    reading = router.classifier.astype(np.float64)[:, None] * router.projection
-    z = e[part.prompt] @ reading.T  # delta(M, q) = unit_M . z
-    theirs = (units[[rows[battles.models[i]] for i in opponent]] * z).sum(axis=1)
-    sign = np.where(won, 1.0, -1.0)
-    return router.with_model(name, _fitted_unit(units, reading, sign[:, None] * z, sign * theirs, prior_strength))
-
-
-def _fitted_unit(
-    units: NDArray[np.float64],
-    reading: NDArray[np.float64],
-    z: NDArray[np.float64],
-    offset: NDArray[np.float64],
-    strength: float,
-) -> NDArray[np.float64]:
-    """The unit vector u that maximises sum log sigmoid(z u - offset) under a Gaussian prior from `units`.
-
-    The prior is on what a vector does, u @ reading @ e, not on the vector: most directions do next to nothing,
-    and the rest of the length 1 that every vector has can lie there at no cost. Newton steps in the plane that
-    touches the sphere at u, each shortened until it improves.
-    """
-    dim = units.shape[1]
-    mean = units.mean(axis=0)
-    size, axes = np.linalg.eigh(reading @ reading.T)  # ascending
-    effect = axes * np.sqrt(np.maximum(size, 0))
-    done = (units - mean) @ effect
-    covariance = done.T @ done / len(units)
-    # a few models do not fill all directions, so that each gets a little of the mean variance
-    covariance += (0.1 * np.trace(covariance) / dim + 1e-12) * np.eye(dim)
-    precision = strength * effect @ np.linalg.solve(covariance, effect.T)
-
-    def objective(u: NDArray[np.float64]) -> float:
-        return float(np.logaddexp(0, offset - z @ u).sum() + (u - mean) @ precision @ (u - mean) / 2)
-
-    u = mean + np.sqrt(max(0.0, 1 - mean @ mean)) * axes[:, 0]
-    u /= np.linalg.norm(u)
-    value = objective(u)
-    for _ in range(100):
-        lost = sigmoid(offset - z @ u)
-        gradient = precision @ (u - mean) - z.T @ lost
-        gradient -= u * (u @ gradient)
-        curvature = precision + (z.T * (lost * (1 - lost))) @ z
-        touching = np.eye(dim) - np.outer(u, u)
-        step = np.linalg.solve(touching @ curvature @ touching + np.outer(u, u), -gradient)
-        for _ in range(30):
-            tried = (u + step) / np.linalg.norm(u + step)
-            if objective(tried) < value:
-                break
-            step /= 2
-        else:
-            break
-        moved, u, value = float(np.abs(tried - u).max()), tried, objective(tried)
-        if moved < 1e-9:
-            break
-    fitted: NDArray[np.float64] = u
-    return fitted
-
-
 def _one_thread() -> AbstractContextManager[Any]:
     """Matrix products on one thread, where threadpoolctl (it comes with scikit-learn) is there to say so.
 
@@ -341,10 +237,11 @@ def _rows(battles: Battles, prompts: Sequence[str]) -> NDArray[np.int64]:
     return np.array([row[prompt] for prompt in prompts], dtype=np.int64)
 
 
-def _decided(battles: Battles, which: NDArray[np.bool_]) -> _Decided:
+def decided_battles(battles: Battles, which: NDArray[np.bool_]) -> Decided:
+    """The battles of a mask, shape (n,), that nobody tied, by who won."""
     won = battles.outcome[which] == A_WINS
     a, b = battles.model_a[which], battles.model_b[which]
-    return _Decided(battles.prompt_index[which], np.where(won, a, b), np.where(won, b, a))
+    return Decided(battles.prompt_index[which], np.where(won, a, b), np.where(won, b, a))
 
 
 def _labels(battles: Battles, held: NDArray[np.bool_], strong: str, weak: str) -> LabelledPrompts | None:
@@ -372,7 +269,7 @@ def _epoch(
     weights: _Weights,
     adam: _Adam,
     vectors: NDArray[np.float32],
-    battles: _Decided,
+    battles: Decided,
     *,
     batch_size: int,
     noise: float,
@@ -432,7 +329,7 @@ def _deltas(weights: _Weights, vectors: NDArray[np.float32], prompt: Any, model:
     return deltas
 
 
-def _loss(weights: _Weights, vectors: NDArray[np.float32], battles: _Decided) -> float:
+def _loss(weights: _Weights, vectors: NDArray[np.float32], battles: Decided) -> float:
     total = 0.0
     for start in range(0, len(battles), _BLOCK):
         part = slice(start, start + _BLOCK)
