@@ -140,3 +140,8 @@ def test_an_optimum_needs_labels_and_sense():
     for wrong in ({"quality_per_usd": -1}, {"strong_usd": float("nan")}, {"level": 1}, {"n_resamples": 0}):
         with pytest.raises(CalibrationError):
             judged().optimum(**{"quality_per_usd": 1, "strong_usd": 1, "weak_usd": 0, **wrong})
+
+
+def test_an_amount_beyond_all_floats_is_refused():
+    with pytest.raises(ConfigurationError, match="finite"):
+        Budget(10**400)

@@ -263,3 +263,29 @@ def test_a_damaged_record_is_a_format_error(broken):
     calibration = floored()
     with pytest.raises(RouterFormatError):
         Calibration.restore({**calibration.to_dict(), **broken}, calibration.tensors())
+
+
+@pytest.mark.parametrize(("floor", "delta"), [(0.1, 1e-9), (0.99996, 0.3)])
+def test_a_guarantee_never_promises_certainty_by_rounding(floor, delta):
+    found = calibrate(np.linspace(0, 1, 400), strong_scores=np.ones(400), weak_scores=[1.0] * 390 + [0.0] * 10)
+    record = {**found.to_dict(), "quality_floor": floor, "delta": delta}
+    said = Calibration.restore(record, found.tensors()).guarantee
+    short = Calibration.restore({**record, "delta": 0.07}, found.tensors()).guarantee
+    assert "at least 0.93 over" in short  # 1 - .07 is .9299999999999999
+    assert ("at least 0.999999999 over" if delta < 0.1 else "at least 0.99996 of") in said
+    assert "at least 1 " not in said
+
+
+@pytest.mark.parametrize("words", [{"strong_share": 10**400}, {"quality_floor": 10**400}])
+def test_an_integer_beyond_all_floats_is_out_of_range(words):
+    with pytest.raises(CalibrationError, match="fraction"):
+        Calibration.from_win_rates([0.1, 0.2]).at(**words)
+
+
+def test_values_beyond_all_floats_are_refused():
+    with pytest.raises(CalibrationError):
+        Calibration.from_win_rates([10**400])
+    with pytest.raises(DataError):
+        calibrate([0.1], strong_scores=[10**400], weak_scores=[0])
+    with pytest.raises(DataError):
+        calibrate([0.1], strong_scores=[1], weak_scores=[0], score_range=(0, 10**400))

@@ -167,3 +167,27 @@ def test_the_long_layout_needs_two_names_and_says_what_it_leaves_out(called, tmp
     # p0 to p4: the small one is right on 1 and 3
     assert "long: 5 prompts, 1 left out that lack a score of one of the two models" in out
     assert "large scores 1.000, small 0.400" in out
+
+
+def test_brackets_in_a_name_are_shown_and_are_no_markup(tmp_path, called):
+    path = tmp_path / "[red]mine.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in ROWS))
+    code, out, _ = called("compare", path, "--router", "random", "--router", "default", "--resamples", 5)
+    assert code == 0
+    assert "[red]mine: 30 prompts" in out
+
+
+@pytest.mark.parametrize("ends", [("nan", "nan"), ("1", "0")])
+def test_a_score_range_that_is_none_is_refused(ends, file, called):
+    code, out, err = called("evaluate", file, "--router", "random", "--score-range", *ends, "--resamples", 5)
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert "--score-range is the lowest and the highest possible score" in err
+
+
+def test_a_figure_that_json_cannot_hold_is_one_clear_line(tmp_path, called):
+    path = tmp_path / "dear.jsonl"
+    path.write_text("".join(json.dumps({**row, "strong_cost": 1e308, "weak_cost": 1}) + "\n" for row in ROWS))
+    with pytest.warns(RuntimeWarning, match="overflow"):
+        code, out, err = called("evaluate", path, "--router", "random", "--json", "--resamples", 5)
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert "not finite" in err

@@ -259,3 +259,13 @@ def test_gsm8k_is_not_mmlu(data_folder):
     same, other = DriftMonitor(calibration), DriftMonitor(calibration)
     assert not any(map(same.observe, router.win_rate(prompts["mmlu"][600:900]).tolist()))
     assert any(map(other.observe, router.win_rate(prompts["gsm8k"][:200]).tolist()))
+
+
+def test_integers_beyond_all_floats_are_no_win_rates():
+    calibration = Calibration.from_win_rates([0.1, 0.2, 0.3])
+    with pytest.raises(DataError):
+        DriftMonitor(calibration).observe(10**400)
+    with pytest.raises(DataError):
+        drift(calibration, [10**400])
+    with pytest.raises(CalibrationError):
+        DriftMonitor(calibration, horizon=float("inf"))  # type: ignore[arg-type]

@@ -333,3 +333,13 @@ def test_an_index_that_pandas_stored_is_no_model(tmp_path):
     frame.to_parquet(tmp_path / "indexed.parquet")
     data = read_evaluation_set(tmp_path / "indexed.parquet")
     assert data.models == ("large", "small")
+
+
+def test_gains_that_differ_by_rounding_alone_are_the_same_on_every_prompt():
+    # .3 - .2 and .2 - .1 differ by 2.8e-17
+    rows = [
+        {"prompt": "a", "strong_score": 0.3, "weak_score": 0.2},
+        {"prompt": "b", "strong_score": 0.2, "weak_score": 0.1},
+    ]
+    with pytest.raises(DataError, match="better by 0.1 on every prompt"):
+        read_evaluation_set(rows).checked_pair()

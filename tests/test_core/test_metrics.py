@@ -233,3 +233,17 @@ def test_reliability_by_hand():
     assert (found.bins[1].low, found.bins[1].high) == pytest.approx((0.0945, 0.9055), abs=1e-4)
     with pytest.raises(DataError, match="outside 0..1"):
         reliability([1.2], [1], [0])
+
+
+def test_resamples_whose_gains_cancel_but_for_rounding_have_no_apgr():
+    # two of (.2 - .1) and two of (.1 - .3) + (.2 - .1) cancel; in floats 2.8e-17 is left, to be divided by
+    low, high = apgr_interval(
+        [0.1, 0.2, 0.3, 0.4], [0.2] * 4, [0.1, 0.1, 0.1, 0.3], rng=np.random.default_rng(0), n_resamples=200
+    )
+    assert -10 < low <= high < 10
+
+
+def test_a_lead_of_nothing_but_rounding_is_no_lead():
+    # .1 + .2 and .3 differ by 5.6e-17
+    with pytest.raises(DataError, match="not above"):
+        apgr([0.1, 0.9], [0.1 + 0.2] * 2, [0.3] * 2)

@@ -215,7 +215,7 @@ def test_reports_about_nothing_or_about_one_name_twice_are_refused(tmp_path):
     with pytest.raises(ConfigurationError, match="nothing to report"):
         write_report([], tmp_path / "page.html")
     found = evaluated(make_set())
-    with pytest.raises(ConfigurationError, match="same name: own-set, own-set"):
+    with pytest.raises(ConfigurationError, match="same name: own set, own set"):
         write_report([found, found], tmp_path / "page.html")
     assert not (tmp_path / "page.html").exists()
 
@@ -241,3 +241,13 @@ def test_the_command_writes_it(tmp_path):
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["page.html"]
     text = (tmp_path / "new" / "page.html").read_text()
     assert f"routellm report {file}" in "".join(Page(text).text)
+
+
+def test_names_without_latin_letters_get_plots_of_their_own(tmp_path):
+    found = [evaluated(make_set(name)) for name in ("数学", "化学", "unnamed-2")]
+    written = write_report(found, tmp_path / "page.html")
+    assert len({path.name for path in written}) == len(written) == 1 + 3 * (len(written) - 1) // 3
+    assert len(written) > 3 * 2
+    page = Page(written[0].read_text())
+    assert len(set(page.ids)) == len(page.ids)
+    assert {"unnamed", "unnamed-2", "unnamed-2-2"} <= set(page.ids)

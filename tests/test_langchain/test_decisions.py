@@ -7,6 +7,7 @@ import json
 import logging
 import threading
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ from langchain_core.prompt_values import ChatPromptValue
 from numpy.typing import NDArray
 
 from langchain_routellm import ChatRouteLLM
-from routellm_core import Router, RoutingPolicy, collect_decisions
+from routellm_core import Budget, Calibration, RandomRouter, Router, RoutingPolicy, collect_decisions
 from routellm_core.errors import ConfigurationError, ScoringError, UnknownKindError
 from routellm_core.testing import ScriptedRouter
 from routellm_core.testing.contracts import ODD_TEXTS
@@ -117,6 +118,28 @@ def test_without_a_threshold_the_routers_calibration_gives_it() -> None:
     router = ScriptedRouter(0.5)  # calibrated on 0.005, 0.015, ... 0.995
     assert routed(router=router, threshold=None).routing_policy.thresholds[0] == pytest.approx(0.5, abs=0.006)
     assert routed(router=router, strong_share=0.1).routing_policy.thresholds[0] == pytest.approx(0.9, abs=0.006)
+
+
+def test_a_saved_router_with_scores_takes_a_quality_floor_or_a_budget(tmp_path: Path) -> None:
+    router = RandomRouter()
+    # win rates .005, .015, ... .995; the weak model fails on the upper half only
+    router.calibration = Calibration.from_win_rates(
+        np.arange(0.005, 1, 0.01), strong_scores=np.ones(100), weak_scores=np.repeat([1.0, 0.0], 50)
+    )
+    router.save(tmp_path / "router")
+
+    def threshold(**words: Any) -> float:
+        llm = ChatRouteLLM(strong=fake("strong"), weak=fake("weak"), router=tmp_path / "router", **words)
+        copied = llm.model_copy()
+        assert copied.routing_policy.thresholds == llm.routing_policy.thresholds
+        return llm.routing_policy.thresholds[0]
+
+    # the floor of .6 is proved for fewer weak calls than the .9 of the sample that would just reach it
+    assert 0.5 < threshold(quality_floor=0.6) < 0.9
+    # $2 a call, a strong one costs $3 and a weak one $1: half of the calls
+    assert threshold(budget=Budget(2, "call", strong_usd=3, weak_usd=1)) == pytest.approx(0.5)
+    with pytest.raises(ConfigurationError, match="budget= or quality_floor=, not both"):
+        threshold(quality_floor=0.6, budget=Budget(2, "call", strong_usd=3, weak_usd=1))
 
 
 def test_three_routes_are_cut_twice_and_named_by_the_caller() -> None:

@@ -7,8 +7,10 @@ import json
 import pickle
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from llama_index.core import PromptTemplate, Settings
 from llama_index.core.base.llms.types import LLMMetadata, MessageRole
@@ -20,7 +22,7 @@ from pydantic import BaseModel
 
 import llamaindex_routellm
 from llamaindex_routellm import RouteLLM, _providers
-from routellm_core import RoutingPolicy
+from routellm_core import Budget, Calibration, RandomRouter, RoutingPolicy
 from routellm_core.errors import ConfigurationError, MissingExtraError, UnknownKindError
 
 
@@ -54,6 +56,26 @@ def test_a_strong_share_takes_its_threshold_from_the_routers_calibration(kit: An
     # the scripted router is calibrated on win rates .005, .015, ..., .995: the top fifth begins at .805
     record = kit.pair(0.79, threshold=None, strong_share=0.2).llm.complete("x").additional_kwargs["routellm"]
     assert record["route"] == "weak" and 0.79 < record["threshold"] <= 0.81
+
+
+def test_a_saved_router_with_scores_takes_a_quality_floor_or_a_budget(kit: Any, tmp_path: Path):
+    router = RandomRouter()
+    # win rates .005, .015, ... .995; the weak model fails on the upper half only
+    router.calibration = Calibration.from_win_rates(
+        np.arange(0.005, 1, 0.01), strong_scores=np.ones(100), weak_scores=np.repeat([1.0, 0.0], 50)
+    )
+    router.save(tmp_path / "router")
+
+    def threshold(**words: Any) -> float:
+        llm = RouteLLM(strong=kit.Fake(tag="strong"), weak=kit.Fake(tag="weak"), router=tmp_path / "router", **words)
+        return float(llm.policy.thresholds[0])
+
+    # the floor of .6 is proved for fewer weak calls than the .9 of the sample that would just reach it
+    assert 0.5 < threshold(quality_floor=0.6) < 0.9
+    # $2 a call, a strong one costs $3 and a weak one $1: half of the calls
+    assert threshold(budget=Budget(2, "call", strong_usd=3, weak_usd=1)) == pytest.approx(0.5)
+    with pytest.raises(ConfigurationError, match="budget= or quality_floor=, not both"):
+        threshold(quality_floor=0.6, budget=Budget(2, "call", strong_usd=3, weak_usd=1))
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from numbers import Real
@@ -170,4 +171,6 @@ class Budget:
 
 
 def _is_amount(value: object) -> bool:
-    return isinstance(value, Real) and not isinstance(value, bool) and 0 <= float(value) < math.inf
+    if isinstance(value, bool) or not isinstance(value, Real):
+        return False
+    return bool(0 <= value <= sys.float_info.max)  # type: ignore[operator]  # float() of a huge int would raise

@@ -219,7 +219,7 @@ def checked_batch(win_rates: ArrayLike) -> NDArray[np.float64]:
     """
     try:
         batch = np.asarray(win_rates, dtype=np.float64).ravel()
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise DataError("win rates must be numbers in [0, 1]") from error
     if batch.size == 0:
         raise DataError("no win rates to compare with the calibration")

@@ -104,7 +104,7 @@ class DriftMonitor:
             raise CalibrationError(f"a monitor needs the router's Calibration, got {type(calibration).__name__}")
         if not 0 < alpha < 1:
             raise CalibrationError(f"alpha is a probability between 0 and 1, got {alpha!r}")
-        if not 1 <= window <= horizon:
+        if not 1 <= window <= horizon < math.inf:
             raise CalibrationError(f"window and horizon need 1 <= window <= horizon, got {window!r} and {horizon!r}")
         self.calibration = calibration
         self.window = int(window)
@@ -153,7 +153,7 @@ class DriftMonitor:
             return self.drifted
         try:
             win_rate = float(win_rate)
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             win_rate = math.nan
         if not 0 <= win_rate <= 1:
             raise DataError(f"a win rate lies in [0, 1]; got {what!r}")

@@ -92,7 +92,7 @@ class Calibration:
         """
         try:
             given = np.asarray(win_rates, dtype=np.float64).ravel()
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, OverflowError) as error:
             raise CalibrationError("win rates must be numbers in [0, 1]") from error
         if given.size == 0:
             raise CalibrationError("no win rates to calibrate on; score a sample of your prompts first")
@@ -268,9 +268,10 @@ class Calibration:
         """What this threshold promises, in words."""
         n = self.win_rates.size
         if self.quality_floor is not None and self.delta is not None:
+            sure, floor = _in_words(1 - self.delta), _in_words(self.quality_floor)
             return (
-                f"With probability at least {1 - self.delta:.4g} over the choice of the {n} labelled prompts, the "
-                f"expected quality of the routed answers is at least {self.quality_floor:.4g} of the strong model's, "
+                f"With probability at least {sure} over the choice of the {n} labelled prompts, the "
+                f"expected quality of the routed answers is at least {floor} of the strong model's, "
                 "on prompts drawn as the labelled ones were (fixed-sequence test of the signed quality difference by "
                 "betting; holds for this sample size, not only for large ones)."
             )
@@ -385,9 +386,16 @@ class Calibration:
 
 
 def _fraction(name: str, value: Any, largest: float = 1.0) -> float:
-    if isinstance(value, bool) or not isinstance(value, Real) or not 0.0 <= float(value) <= largest:
+    is_real = isinstance(value, Real) and not isinstance(value, bool)
+    if not is_real or not 0 <= value <= largest:  # as it is: float() of a huge int would raise
         raise CalibrationError(f"{name} is a fraction from 0 to 1, got {value!r}")
     return float(value)
+
+
+def _in_words(probability: float) -> str:
+    """Four digits, or all where they would promise more; 1 - .07 is .93."""
+    short = f"{probability:.4g}"
+    return repr(float(probability)) if float(short) > probability + 1e-12 else short
 
 
 def _tail(level: float) -> float:
@@ -454,7 +462,7 @@ def _restored_labels(
 def _checked_range(score_range: Any) -> tuple[float, float]:
     try:
         lowest, highest = (float(end) for end in score_range)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         lowest = highest = math.nan
     if not 0 <= lowest < highest < math.inf:
         raise DataError(
@@ -467,7 +475,7 @@ def _checked_range(score_range: Any) -> tuple[float, float]:
 def _checked_scores(name: str, scores: ArrayLike, n: int, lowest: float, highest: float) -> NDArray[np.float64]:
     try:
         array = np.array(scores, dtype=np.float64).ravel()
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise DataError(f"{name} are not all numbers") from error
     if array.size != n:
         raise DataError(f"lengths differ: {n} win rates, {array.size} {name}")

@@ -75,17 +75,18 @@ def _print_table(comparison: Comparison) -> None:
     from rich.box import SIMPLE_HEAD
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
     data = comparison.data
     first = next(iter(comparison.evaluations.values()))
     console = Console()
-    table = Table(title=f"{data.name}: {len(data)} prompts{left_out(data)}", box=SIMPLE_HEAD)
+    table = Table(title=Text(f"{data.name}: {len(data)} prompts{left_out(data)}"), box=SIMPLE_HEAD)
     for column in ("router", "APGR", "CPT 50 %", "CPT 80 %", "APGR (paper)"):
         table.add_column(column, justify="left" if column == "router" else "right")
     for name, each in comparison.evaluations.items():
         exact = each.exact
         table.add_row(
-            name,
+            Text(name),
             number(exact.apgr, exact.apgr_interval),
             percent(exact.cpt50),
             percent(exact.cpt80),
@@ -98,5 +99,6 @@ def _print_table(comparison: Comparison) -> None:
     for difference in comparison.differences:
         if difference.way == "exact":
             p = "–" if difference.p_value is None else f"{difference.p_value:.3g}"
-            table.add_row(f"{difference.a} - {difference.b}", number(difference.apgr, difference.apgr_interval), p)
+            bounds = number(difference.apgr, difference.apgr_interval)
+            table.add_row(Text(f"{difference.a} - {difference.b}"), bounds, p)
     console.print(table)

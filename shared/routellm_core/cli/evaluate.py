@@ -160,11 +160,17 @@ def print_json(content: dict[str, Any]) -> None:
     """One object on standard output.
 
     Raises:
-        DataError: Standard output is closed.
+        DataError: Standard output is closed, or a figure is too large for a number of JSON.
     """
     if sys.stdout is None:
         raise DataError("cannot write the result: standard output is closed")
-    sys.stdout.buffer.write(json.dumps(content, ensure_ascii=True, allow_nan=False, indent=2).encode() + b"\n")
+    try:
+        text = json.dumps(content, ensure_ascii=True, allow_nan=False, indent=2)
+    except ValueError:
+        raise DataError(
+            "a figure of the result is not finite: are there costs, calls or prices beyond all bounds?"
+        ) from None
+    sys.stdout.buffer.write(text.encode() + b"\n")
     sys.stdout.flush()
 
 

@@ -346,6 +346,8 @@ def _group(value: Any) -> str:
 def _check_range(rows: _Rows, scores: Floats, columns: Sequence[str], given: tuple[float, float] | None) -> None:
     if given is not None:
         low, high = given
+        if not low < high:  # False for NaN too
+            raise DataError(f"score_range is the lowest and the highest possible score, got {low:g} and {high:g}")
         what = f"score_range {low:g} to {high:g}"
     else:
         # by most of the scores, so that one stray value is named instead of changing the scale

@@ -29,6 +29,7 @@ __all__ = [
     "checked_scores",
     "cpt",
     "curve",
+    "is_better",
     "oracle_apgr",
     "paper_apgr",
     "paper_cpt",
@@ -245,12 +246,17 @@ def checked_scores(
     for what, array in (("win rate", scores), ("strong score", strong), ("weak score", weak)):
         if not np.isfinite(array).all():
             raise DataError(f"{what} of prompt {int(np.flatnonzero(~np.isfinite(array))[0])} is not finite")
-    if not strong.mean() > weak.mean():
+    if not is_better(strong, weak):
         raise DataError(
             f"the strong model's mean score {strong.mean():.4g} is not above the weak one's "
             f"{weak.mean():.4g}, so PGR is undefined"
         )
     return scores, strong, weak
+
+
+def is_better(strong: Floats, weak: Floats) -> bool:
+    """Whether the strong model's mean is above the weak one's by more than rounding, which PGR would be divided by."""
+    return bool((strong - weak).sum() > _REACHED * (np.abs(strong) + np.abs(weak)).sum())
 
 
 def descending_groups(scores: Floats) -> tuple[NDArray[np.intp], NDArray[np.intp]]:

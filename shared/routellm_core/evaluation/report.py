@@ -76,12 +76,12 @@ def write_report(
         MissingExtraError: matplotlib is not installed (extra `eval`).
     """
     path = Path(out)
-    sections = [_Section.of(result) for result in results]
-    if not sections:
+    names = [result.data.name for result in results]
+    if not names:
         raise ConfigurationError("nothing to report: give at least one evaluation")
-    keys = [section.key for section in sections]
-    if len(set(keys)) < len(keys):
-        raise ConfigurationError(f"two sets have the same name: {', '.join(sorted(keys))}")
+    if len(set(names)) < len(names):
+        raise ConfigurationError(f"two sets have the same name: {', '.join(sorted(names))}")
+    sections = [_Section.of(result, key) for result, key in zip(results, _keys(names), strict=True)]
     page = _page(sections, title=title, command=command, made_on=made_on, with_examples=with_examples)
     path.parent.mkdir(parents=True, exist_ok=True)
     contents: dict[Path, bytes] = {path: page.encode("utf-8", "replace")}
@@ -114,22 +114,19 @@ class _Plot:
 class _Section:
     """One set with all its routers."""
 
+    key: str  # begins the names of its plots, and is its id
     evaluations: Mapping[str, Evaluation]
     differences: tuple[Difference, ...]
 
     @classmethod
-    def of(cls, result: Evaluation | Comparison) -> _Section:
+    def of(cls, result: Evaluation | Comparison, key: str) -> _Section:
         if isinstance(result, Comparison):
-            return cls(evaluations=result.evaluations, differences=result.differences)
-        return cls(evaluations={result.router: result}, differences=())
+            return cls(key=key, evaluations=result.evaluations, differences=result.differences)
+        return cls(key=key, evaluations={result.router: result}, differences=())
 
     @property
     def first(self) -> Evaluation:
         return next(iter(self.evaluations.values()))
-
-    @property
-    def key(self) -> str:
-        return _slug(self.first.data.name)
 
     def plots(self) -> list[_Plot]:
         name, routers = self.first.data.name, ", ".join(self.evaluations)
@@ -180,6 +177,18 @@ class _Section:
 def _slug(name: str) -> str:
     """A part of a file name and of an id."""
     return _SEPARATORS.sub("-", name).strip("-").lower() or "unnamed"
+
+
+def _keys(names: Sequence[str]) -> list[str]:
+    """Distinct slugs: of two names without a Latin letter, both have the same."""
+    keys: list[str] = []
+    for slug in map(_slug, names):
+        key, i = slug, 1
+        while key in keys:
+            i += 1
+            key = f"{slug}-{i}"
+        keys.append(key)
+    return keys
 
 
 def _histogram(evaluation: Evaluation, palette: Palette) -> Any:

@@ -161,6 +161,7 @@ class _Scorer:
         self.order, self.ends = descending_groups(scores)
         self.descending = scores[self.order]
         self.gaps = (strong - weak)[self.order]
+        self.sizes = (np.abs(strong) + np.abs(weak))[self.order]
         self.with_paper = with_paper
         self.with_curves = with_curves
 
@@ -170,7 +171,7 @@ class _Scorer:
         gain = np.cumsum(drawn * self.gaps, axis=1)
         count = np.cumsum(drawn, axis=1)
         total = gain[:, -1].copy()
-        total[total <= 0] = np.nan
+        total[total <= _REACHED * (drawn @ self.sizes)] = np.nan  # gains that cancel leave rounding
         paper_apgr, paper_cpt = np.full(rows, np.nan), np.full((rows, len(CPTS)), np.nan)
         if self.with_paper:
             paper_apgr, paper_cpt = self._paper(count, gain, total)

@@ -13,6 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 from routellm_core.data.files import Source
 from routellm_core.errors import DataError, UnknownKindError
 from routellm_core.evaluation.columns import read_table
+from routellm_core.evaluation.metrics import is_better
 from routellm_core.persistence import digest_of
 
 __all__ = ["EvaluationSet", "as_evaluation_set", "read_evaluation_set"]
@@ -159,14 +160,15 @@ class EvaluationSet:
                 better by the same on every prompt, so that no choice is better than another.
         """
         strong, weak = self.strong_scores, self.weak_scores
-        if not strong.mean() > weak.mean():
+        if not is_better(strong, weak):
             raise DataError(
                 f"{self.name}: the strong model's mean score {strong.mean():.4g} is not above the weak one's "
                 f"{weak.mean():.4g}, so PGR is undefined; are the two exchanged?"
             )
-        if np.ptp(strong - weak) == 0:
+        gap = strong - weak
+        if np.ptp(gap) <= 1e-12 * (np.abs(strong) + np.abs(weak)).max():  # equal but for rounding
             raise DataError(
-                f"{self.name}: the strong model is better by {float(strong[0] - weak[0]):.4g} on every prompt, so "
+                f"{self.name}: the strong model is better by {float(gap[0]):.4g} on every prompt, so "
                 "every router is as good as chance; give prompts on which the two models differ and agree"
             )
         return strong, weak
