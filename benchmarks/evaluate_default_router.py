@@ -70,8 +70,8 @@ def main() -> None:
             "",
             f"Measured on {date.today()} by `python benchmarks/evaluate_default_router.py`: "
             "gpt-4-1106-preview against Mixtral-8x7B-Instruct, contaminated prompts dropped, percentile "
-            f"bootstrap over prompts ({arguments.resamples} resamples, seed 0), data {digest(arguments.data)}. A "
-            "difference under 0.1 on MT-Bench's 72 prompts is noise.",
+            f"bootstrap over prompts ({arguments.resamples} resamples, seed 0), data digest "
+            f"{digest(arguments.data)}. A difference under 0.1 on MT-Bench's 72 prompts is noise.",
         ]
     )
     print(text)
