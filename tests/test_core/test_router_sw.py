@@ -76,7 +76,7 @@ def direct_win_rate(battles, similarity, tier, strong, weak):
     x[np.arange(n), of[battles.model_b]] -= np.log(10)
     sims = similarity[battles.prompt_index]
     weight = np.tile(10 * 10 ** (sims / sims.max()), 2)
-    x = np.concatenate([x, x])
+    x = np.concatenate([x, x])[:, 1:]  # only differences matter, so tier 0 stays at 0; older solvers never end else
     y = np.concatenate([battles.outcome >= 0, battles.outcome > 0])  # a tie is one win and one loss
 
     def loss(beta):
@@ -88,8 +88,10 @@ def direct_win_rate(battles, similarity, tier, strong, weak):
         p = special.expit(x @ beta)
         return (x.T * (weight * p * (1 - p))) @ x
 
-    found = optimize.minimize(loss, np.zeros(k), jac=True, hess=curvature, method="trust-exact", options={"gtol": 1e-8})
-    elo = 400 * found.x + 1000
+    found = optimize.minimize(
+        loss, np.zeros(k - 1), jac=True, hess=curvature, method="trust-exact", options={"gtol": 1e-8}
+    )
+    elo = 400 * np.concatenate([[0.0], found.x]) + 1000
     return 1 / (1 + 10 ** ((elo[tier[weak]] - elo[tier[strong]]) / 400))
 
 
