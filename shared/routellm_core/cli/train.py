@@ -6,7 +6,7 @@ import json
 import logging
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args
 
 import typer
 
@@ -15,8 +15,6 @@ from routellm_core.persistence import CONFIG, check_replaceable
 
 __all__ = ["train"]
 
-_LABEL_SIDES = ("tiers", "pair", "none")
-_NEAR = ("group", "drop", "ignore")
 _SHOWN = 4  # models of a tier
 
 
@@ -94,13 +92,17 @@ def train(
 
     What was dropped, and the log of the training, go to standard error. Killed, the same command continues.
     """
-    if labels is not None and labels not in _LABEL_SIDES:
-        raise ConfigurationError(f"--labels is one of {', '.join(_LABEL_SIDES)}, got {labels!r}")
-    if near_duplicates not in _NEAR:
-        raise ConfigurationError(f"--near-duplicates is one of {', '.join(_NEAR)}, got {near_duplicates!r}")
-
+    from routellm_core.data.duplicates import NearDuplicates
+    from routellm_core.training.material import LabelSides
     from routellm_core.training.trainers import options_of
     from routellm_core.training.trainers import train as train_router
+
+    for flag, value, kinds in (
+        ("--labels", labels, LabelSides),
+        ("--near-duplicates", near_duplicates, NearDuplicates),
+    ):
+        if value is not None and value not in get_args(kinds):
+            raise ConfigurationError(f"{flag} is one of {', '.join(get_args(kinds))}, got {value!r}")
 
     options: dict[str, Any] = {
         name: value
