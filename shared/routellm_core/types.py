@@ -5,12 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 from typing import Any, Literal, TypeAlias
 
-__all__ = ["Decision", "Fallback", "OnError", "Reason", "Stickiness"]
+__all__ = ["Decision", "Fallback", "OnError", "Reason", "Stickiness", "Usage"]
 
 Reason: TypeAlias = Literal[
     "score",  # the win rate was held against the threshold
     "forced",  # the caller named the route
     "tool_loop",  # an open tool loop stays where it began
+    "pinned",  # the caller pinned all calls of a scope to the route of the first
     "conversation",  # the conversation stays where it began
     "capability",  # the scored route cannot take this request
     "budget",  # a budget overruled the score
@@ -55,3 +56,16 @@ class Decision:
 
 # dataclasses.asdict copies deeply and was a fifth of the adapters' profile
 _DECISION_FIELDS = tuple(field.name for field in fields(Decision))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Usage:
+    """What an answer took, as its provider counted.
+
+    Attributes:
+        input_tokens: Of the prompt, history and tools included.
+        output_tokens: Of the answer.
+    """
+
+    input_tokens: int
+    output_tokens: int

@@ -409,7 +409,7 @@ def test_a_call_that_gave_up_waiting_is_not_scored_later():
     router = ScriptedRouter(lambda text: float(release.wait(5)) / 2)
     policy = RoutingPolicy(router, threshold=0.5, router_timeout_s=0.01)
     policy._threads.limit = 1
-    assert [decide(policy, text=str(i)).reason for i in range(5)] == ["scorer_error"] * 5
+    assert [decide(policy, text=str(i)).reason for i in range(2)] == ["scorer_error"] * 2  # a third opens the breaker
     release.set()
     policy.router_timeout_s = 5
     assert decide(policy, text="last").reason == "score"

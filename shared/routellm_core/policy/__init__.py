@@ -3,20 +3,31 @@
 from __future__ import annotations
 
 from routellm_core.policy.arguments import POLICY_DEFAULTS, named_routes, policy_from
-from routellm_core.policy.collect import collect_decisions, observe
+from routellm_core.policy.collect import (
+    CollectedDecisions,
+    Saving,
+    collect_decisions,
+    is_collecting,
+    observe,
+    observe_usage,
+)
 from routellm_core.policy.fallback import error_to_raise, may_fall_back
 from routellm_core.policy.text import routing_text
 from routellm_core.policy.threshold import RouteRequest, RoutingPolicy
 
 __all__ = [
     "POLICY_DEFAULTS",
+    "CollectedDecisions",
     "RouteRequest",
     "RoutingPolicy",
+    "Saving",
     "collect_decisions",
     "error_to_raise",
+    "is_collecting",
     "may_fall_back",
     "named_routes",
     "observe",
+    "observe_usage",
     "policy_from",
     "routing_text",
 ]

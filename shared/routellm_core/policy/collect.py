@@ -3,25 +3,132 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Mapping
 from contextvars import ContextVar
+from dataclasses import dataclass
+from numbers import Real
 
-from routellm_core.types import Decision
+from routellm_core.errors import ConfigurationError
+from routellm_core.prices import cost_usd
+from routellm_core.types import Decision, Usage
 
-__all__ = ["collect_decisions", "observe"]
+__all__ = ["CollectedDecisions", "Price", "Saving", "collect_decisions", "is_collecting", "observe", "observe_usage"]
+
+Price = str | tuple[float, float]
+"""A "provider:model" of the price list, or US dollars per million tokens in and out."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Saving:
+    """What the collected answers cost, against all of them from the strong route.
+
+    Attributes:
+        usd: What they cost.
+        all_strong_usd: What the strong route would have cost for the same tokens in and out. Another model would
+            not write as many tokens; nobody knows how many without asking it.
+        answers: Priced ones.
+        without_usage: Answers left out, since their backend did not say how many tokens they took.
+    """
+
+    usd: float
+    all_strong_usd: float
+    answers: int
+    without_usage: int
+
+    @property
+    def fraction(self) -> float:
+        """Of the cost of all strong that was saved, at most 1; below 0 if it cost more, NaN if all is free."""
+        return 1.0 - self.usd / self.all_strong_usd if self.all_strong_usd > 0.0 else math.nan
+
+    def __str__(self) -> str:
+        text = f"${self.usd:.6g} instead of ${self.all_strong_usd:.6g} for {self.answers} answers"
+        if self.all_strong_usd > 0.0:
+            text += f", {self.fraction:.0%} saved"
+        return text + (f"; {self.without_usage} without a token count" if self.without_usage else "")
+
+
+class CollectedDecisions(list[Decision]):
+    """The `Decision` behind each answer, in order; and what the answers took."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._usage: dict[int, Usage] = {}
+
+    def usage_of(self, decision: Decision) -> Usage | None:
+        """Tokens of the answer behind one of these decisions (by identity); None: its backend did not say."""
+        return self._usage.get(id(decision))
+
+    def share(self, route: str = "strong") -> float:
+        """Fraction of the answers that came from a route; NaN without answers."""
+        return sum(decision.route == route for decision in self) / len(self) if self else math.nan
+
+    def saving(self, prices: Mapping[str, Price], *, strong: str | None = None) -> Saving:
+        """What was spent, against sending everything to the strong route.
+
+        Args:
+            prices: By route, weakest first: "provider:model" as in the price list (extra `prices`), or a pair of
+                US dollars per million tokens in and out; (0, 0) for a model that runs at home.
+            strong: The route to compare with; None: the last one of `prices`.
+
+        Raises:
+            ConfigurationError: A route without a price, or a price that is none.
+            UnknownKindError: A model without a known price.
+            MissingExtraError: The price list is not installed.
+        """
+        if not prices:
+            raise ConfigurationError("prices= says what each route costs, weakest first; it is empty")
+        best = list(prices)[-1] if strong is None else strong
+        missing = sorted({best, *(decision.route for decision in self)} - set(prices))
+        if missing:
+            raise ConfigurationError(f"prices= says what each route costs; missing: {', '.join(missing)}")
+        usd = all_strong = 0.0
+        answers = without = 0
+        for decision in self:
+            usage = self.usage_of(decision)
+            if usage is None:
+                without += 1
+                continue
+            answers += 1
+            usd += _cost(prices[decision.route], usage)
+            all_strong += _cost(prices[best], usage)
+        return Saving(usd=usd, all_strong_usd=all_strong, answers=answers, without_usage=without)
+
+
+def _cost(price: Price, usage: Usage) -> float:
+    if isinstance(price, str):
+        return cost_usd(price, input_tokens=usage.input_tokens, output_tokens=usage.output_tokens)
+    try:
+        into, out = price
+        if not all(isinstance(p, Real) and math.isfinite(p) and p >= 0.0 for p in (into, out)):
+            raise ValueError
+    except (TypeError, ValueError):
+        raise ConfigurationError(
+            f"a price is 'provider:model', or US dollars per million tokens (in, out); got {price!r}"
+        ) from None
+    return (into * usage.input_tokens + out * usage.output_tokens) / 1e6
+
 
 # a context variable, not a thread local: agent steps and async synthesizers run in copied contexts
-_collectors: ContextVar[tuple[list[Decision], ...]] = ContextVar("routellm_collectors", default=())
+_collectors: ContextVar[tuple[CollectedDecisions, ...]] = ContextVar("routellm_collectors", default=())
 
 
 @contextlib.contextmanager
-def collect_decisions() -> Iterator[list[Decision]]:
+def collect_decisions() -> Iterator[CollectedDecisions]:
     """Yield a list that receives the `Decision` behind every answer given inside, in order.
 
     Works in both adapters, in threads and tasks started inside, and nested. A stream's decision
-    arrives with its first chunk.
+    arrives with its first chunk, its token count with the last.
+
+    Example:
+        >>> with collect_decisions() as decisions:
+        ...     chain.invoke("What is the capital of France?")
+        >>> decisions.share("strong")
+        0.0
+        >>> print(decisions.saving({"weak": "openai:gpt-4.1-nano", "strong": "openai:gpt-4.1"}))
+        $4.8e-06 instead of $9.6e-05 for 1 answers, 95% saved
     """
-    collected: list[Decision] = []
+    collected = CollectedDecisions()
     _collectors.set((*_collectors.get(), collected))
     try:
         yield collected
@@ -30,7 +137,18 @@ def collect_decisions() -> Iterator[list[Decision]]:
         _collectors.set(tuple(each for each in _collectors.get() if each is not collected))
 
 
+def is_collecting() -> bool:
+    """Whether anybody wants to know here; then adapters look for token counts."""
+    return bool(_collectors.get())
+
+
 def observe(decision: Decision) -> None:
     """Tell the open collectors; adapters call it once an answer's route is settled."""
     for collected in _collectors.get():
         collected.append(decision)
+
+
+def observe_usage(decision: Decision, usage: Usage) -> None:
+    """Tell the open collectors what an answer took; `decision` is the very object that was observed."""
+    for collected in _collectors.get():
+        collected._usage[id(decision)] = usage

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from routellm_core.calibration import Budget
 from routellm_core.calibration.thresholds import check_thresholds
 from routellm_core.errors import ConfigurationError, DataError, RouteLLMError, ScoringError, UnknownKindError
+from routellm_core.policy.breaker import Breaker
 from routellm_core.policy.threads import ScoringThreads
 from routellm_core.routers import Router, resolve_router, router_and_threshold
 from routellm_core.routers.base import checked_win_rates
@@ -40,6 +41,7 @@ class RouteRequest:
         text: What to score; None or blank: there is nothing.
         forced: Route the caller named.
         tool_loop: Route that began the tool loop the history ends in, if its answer is on record.
+        pinned: Route that the caller pinned the calls of a scope to.
         conversation: Route of the newest answer on record.
         threshold: Cut or cuts for this call instead of the policy's.
         stickiness: For this call instead of the policy's.
@@ -49,6 +51,7 @@ class RouteRequest:
     text: str | None
     forced: str | None = None
     tool_loop: str | None = None
+    pinned: str | None = None
     conversation: str | None = None
     threshold: float | Sequence[float] | None = None
     stickiness: Stickiness | None = None
@@ -58,7 +61,7 @@ class RouteRequest:
 class RoutingPolicy:
     """Decides, per call, which route answers. `win_rate >= threshold` is strong.
 
-    The order of a decision: forced, open tool loop, conversation, win rate against the cuts,
+    The order of a decision: forced, open tool loop, pinned, conversation, win rate against the cuts,
     capability (which never moves a forced call or an open tool loop).
 
     Args:
@@ -76,7 +79,8 @@ class RoutingPolicy:
         stickiness: Which earlier decisions are kept: "none", "tool_loop" or "conversation".
         fallback: Routes tried when one fails before its first token: "none", "stronger" or "any".
         on_error: The route when scoring fails or is late, or there is nothing to score; "raise" raises.
-        router_timeout_s: Seconds scoring may take. None: no limit, and a quick router scores inline.
+        router_timeout_s: Seconds scoring may take. None: no limit, and a quick router scores inline. After three
+            late answers in a row the router is left alone for half a minute, then tried with one call.
 
     Raises:
         ConfigurationError: Arguments that contradict each other or are out of range.
@@ -123,6 +127,7 @@ class RoutingPolicy:
         self.router_timeout_s = router_timeout_s
         self.thresholds = self._own_cuts(threshold, wanted)
         self._threads = ScoringThreads()
+        self._breaker = Breaker()
 
     # -- cuts
     def _own_cuts(self, threshold: float | Sequence[float] | None, wanted: dict[str, Any]) -> tuple[float, ...]:
@@ -207,6 +212,8 @@ class RoutingPolicy:
             return Decision(route=request.forced, reason="forced")
         if stickiness != "none" and request.tool_loop in self.routes:
             return Decision(route=str(request.tool_loop), reason="tool_loop")
+        if request.pinned in self.routes:
+            return Decision(route=str(request.pinned), reason="pinned")
         if stickiness == "conversation" and request.conversation in self.routes:
             return Decision(route=str(request.conversation), reason="conversation")
         if request.text is not None and not isinstance(request.text, str):
@@ -288,18 +295,27 @@ class RoutingPolicy:
     def _scored(self, texts: list[str]) -> NDArray[np.float64]:
         if self.router_timeout_s is None:
             return self.router.win_rate(texts)
+        self._check_breaker()
         run = contextvars.copy_context().run
         pending: Future[NDArray[np.float64]] = self._threads.submit(run, self.router.win_rate, texts)
         try:
-            return pending.result(self.router_timeout_s)
+            win_rates = pending.result(self.router_timeout_s)
         except FutureTimeoutError as error:
             if not pending.cancel() and pending.done():
+                self._breaker.answered()
                 raise  # the router's own
             raise self._late() from error
+        except Exception:
+            self._breaker.answered()
+            raise
+        self._breaker.answered()
+        return win_rates
 
     async def _ascored(self, texts: list[str]) -> NDArray[np.float64]:
         if self.router_timeout_s is None and self.router.is_quick and len(texts) <= _INLINE_PROMPTS:
             return self.router.win_rate(texts)
+        if self.router_timeout_s is not None:
+            self._check_breaker()
         waiting: Awaitable[Any]
         if self.router.is_async:
             waiting = self.router.awin_rate(texts)
@@ -312,9 +328,23 @@ class RoutingPolicy:
             win_rates = await asyncio.wait_for(waiting, self.router_timeout_s)
         except asyncio.TimeoutError as error:  # noqa: UP041 - the builtin only from 3.11
             raise self._late() from error
+        except Exception:
+            self._breaker.answered()
+            raise
+        self._breaker.answered()
         return checked_win_rates(win_rates, len(texts), self.router.name)
 
+    def _check_breaker(self) -> None:
+        seconds = self._breaker.blocked_s()
+        if seconds > 0.0:
+            raise ScoringError(
+                f"router {self.router.name!r} was late {self._breaker.misses} times in a row and is left alone "
+                f"for {seconds:.0f} s more",
+                is_retryable=True,
+            )
+
     def _late(self) -> ScoringError:
+        self._breaker.late()
         return ScoringError(
             f"no win rate from router {self.router.name!r} within {self.router_timeout_s} s", is_retryable=True
         )
