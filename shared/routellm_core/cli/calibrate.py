@@ -15,7 +15,7 @@ from routellm_core.errors import ConfigurationError, DataError
 if TYPE_CHECKING:
     from routellm_core.calibration import Budget, Calibration
 
-__all__ = ["calibrate", "read_prompts_of"]
+__all__ = ["calibrate", "read_prompts_of", "recorded_win_rates"]
 
 _TABLES = (".csv", ".tsv", ".json", ".parquet")
 
@@ -36,6 +36,12 @@ def calibrate(
         str | None,
         typer.Option(help="The embedding model, for a router that needs one given: openai:text-embedding-3-small."),
     ] = None,
+    recorded: Annotated[
+        bool,
+        typer.Option(
+            "--recorded", help="The file is what a recorder wrote: its win rates count, and no prompt is scored."
+        ),
+    ] = False,
     column: Annotated[str, typer.Option(help="Field that holds the prompt, in a file without scores.")] = "prompt",
     strong_share: Annotated[float | None, typer.Option(help="Wanted share of strong calls, 0..1.")] = None,
     quality_floor: Annotated[
@@ -84,8 +90,14 @@ def calibrate(
         raise ConfigurationError("give one of --strong-share, --budget and --quality-floor")
     if delta is not None and quality_floor is None:
         raise ConfigurationError("--delta belongs to --quality-floor")
+    if recorded and quality_floor is not None:
+        raise ConfigurationError("--quality-floor needs scores of both models, and a recording has answers of one")
     with in_words_of_options():
-        sample = _read(file, column, strong, weak, score_range, labels_needed=quality_floor is not None)
+        sample = (
+            _Sample(prompts=[])
+            if recorded
+            else _read(file, column, strong, weak, score_range, labels_needed=quality_floor is not None)
+        )
     money = None
     if budget is not None:
         money = _budget(budget, calls, (strong_usd, weak_usd), (strong_model, weak_model), tokens, sample.costs_usd)
@@ -94,9 +106,10 @@ def calibrate(
     from routellm_core.routers import load_router
 
     loaded = load_router(router, encoder=encoder)
+    win_rates = recorded_win_rates(file, loaded.name) if recorded else loaded.win_rate(sample.prompts)
     with in_words_of_options():
         result = calibrated(
-            loaded.win_rate(sample.prompts),
+            win_rates,
             strong_scores=sample.strong_scores,
             weak_scores=sample.weak_scores,
             strong_share=strong_share,
@@ -104,8 +117,8 @@ def calibrate(
             quality_floor=quality_floor,
             delta=delta,
             score_range=sample.score_range,
-            source=f"{len(sample.prompts)} prompts of {Path(file).name if file != '-' else 'standard input'}",
-            vectors=_vectors(loaded, sample.prompts),
+            source=f"{len(win_rates)} prompts of {Path(file).name if file != '-' else 'standard input'}",
+            vectors=None if recorded else _vectors(loaded, sample.prompts),
         )
     if sample.n_incomplete:
         typer.echo(f"{sample.n_incomplete:,} prompts left out that lack a score of one of the two models", err=True)
@@ -133,6 +146,17 @@ class _Sample:
     score_range: tuple[float, float] = (0.0, 1.0)
     costs_usd: tuple[float, float] | None = None
     n_incomplete: int = 0
+
+
+def recorded_win_rates(file: str, router: str) -> Any:
+    """Win rates of this router's calls in what a recorder wrote, shape (n,).
+
+    Raises:
+        DataError: No such file, something else is in it, or no win rate of this router.
+    """
+    from routellm_core.recording import read_recording
+
+    return read_recording(file).win_rates(router)
 
 
 def read_prompts_of(file: str, column: str) -> list[str]:

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from routellm_core.cli.calibrate import read_prompts_of
+from routellm_core.cli.calibrate import read_prompts_of, recorded_win_rates
 from routellm_core.cli.evaluate import print_json
 from routellm_core.errors import ConfigurationError
 
@@ -30,6 +30,12 @@ def drift(
         str | None,
         typer.Option(help="The embedding model, for a router that needs one given: openai:text-embedding-3-small."),
     ] = None,
+    recorded: Annotated[
+        bool,
+        typer.Option(
+            "--recorded", help="The first file is what a recorder wrote: its win rates count, and no prompt is scored."
+        ),
+    ] = False,
     column: Annotated[str, typer.Option(help="Field that holds the prompt.")] = "prompt",
     reference: Annotated[
         str | None,
@@ -56,7 +62,7 @@ def drift(
     What was found is printed, and the exit code is 0 either way unless --exit-code is given. One file is one test; to
     watch a running service use `DriftMonitor`, whose false-alarm rate holds however often it is looked at.
     """
-    prompts = read_prompts_of(file, column)
+    prompts = [] if recorded else read_prompts_of(file, column)
     others = read_prompts_of(reference, column) if reference is not None else None
 
     from dataclasses import replace
@@ -86,9 +92,10 @@ def drift(
         share = float((calibration.win_rates >= threshold).mean())
         calibration = replace(calibration, threshold=threshold, realised_share=share)
     vectors = None
-    if calibration.embeddings is not None and loaded.encoder is not None:
+    if calibration.embeddings is not None and loaded.encoder is not None and not recorded:
         vectors = loaded.encoder.encode(prompts)
-    report = compare(calibration, loaded.win_rate(prompts), vectors=vectors, target_share=target_share, alpha=alpha)
+    win_rates = recorded_win_rates(file, loaded.name) if recorded else loaded.win_rate(prompts)
+    report = compare(calibration, win_rates, vectors=vectors, target_share=target_share, alpha=alpha)
     if as_json:
         print_json({"file": file, "router": router, **report.to_dict()})
     else:

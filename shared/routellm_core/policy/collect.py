@@ -55,6 +55,12 @@ class CollectedDecisions(list[Decision]):
         super().__init__()
         self._usage: dict[int, Usage] = {}
 
+    def add(self, decision: Decision, usage: Usage | None = None) -> None:
+        """Append a decision, with what its answer took where that is known."""
+        self.append(decision)
+        if usage is not None:
+            self._usage[id(decision)] = usage
+
     def usage_of(self, decision: Decision) -> Usage | None:
         """Tokens of the answer behind one of these decisions (by identity); None: its backend did not say."""
         return self._usage.get(id(decision))
