@@ -14,6 +14,7 @@ from routellm_core.cli.calibrate import calibrate
 from routellm_core.cli.compare import compare
 from routellm_core.cli.drift import drift
 from routellm_core.cli.evaluate import evaluate
+from routellm_core.cli.fit import fit
 from routellm_core.cli.recorded import recorded
 from routellm_core.cli.report import report
 from routellm_core.cli.score import score
@@ -50,6 +51,7 @@ app.command()(calibrate)
 app.command()(compare)
 app.command()(drift)
 app.command()(evaluate)
+app.command()(fit)
 app.command()(recorded)
 app.command()(report)
 app.command()(score)

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from routellm_core.encoders.base import Encoder
+from routellm_core.encoders.base import Encoder, checked_texts
 from routellm_core.encoders.text import clean_and_cut
 from routellm_core.errors import ConfigurationError, RouterFormatError
 from routellm_core.persistence import digest_of, write_bytes
@@ -56,6 +56,14 @@ class StaticEncoder(Encoder):
 
     def settings(self) -> dict[str, Any]:
         return {"max_characters": self.max_characters}
+
+    def tokens(self, texts: Sequence[str]) -> list[list[int]]:
+        """Token ids of each text, cut as for its vector.
+
+        Raises:
+            DataError: An element is not a str.
+        """
+        return self._tokenize(clean_and_cut(checked_texts(texts, what="text"), self.max_characters))
 
     def _encode(self, texts: list[str]) -> NDArray[np.float32]:
         # not StaticModel.encode: it stops at 512 tokens, and switches the tokenizer's truncation at every

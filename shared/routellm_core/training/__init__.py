@@ -5,7 +5,9 @@ from __future__ import annotations
 from routellm_core.training.difficulty import fit_difficulty
 from routellm_core.training.material import TrainingMaterial
 from routellm_core.training.mf import train_mf
+from routellm_core.training.new_fitted_model import add_fitted_model
 from routellm_core.training.new_model import add_model
+from routellm_core.training.own_labels import FitResult, fit_router
 from routellm_core.training.run import TrainingResult
 from routellm_core.training.score_table import PairLabels, ScoreTable
 from routellm_core.training.sw import train_sw
@@ -13,12 +15,15 @@ from routellm_core.training.trainers import TRAINERS, train
 
 __all__ = [
     "TRAINERS",
+    "FitResult",
     "PairLabels",
     "ScoreTable",
     "TrainingMaterial",
     "TrainingResult",
+    "add_fitted_model",
     "add_model",
     "fit_difficulty",
+    "fit_router",
     "train",
     "train_mf",
     "train_sw",

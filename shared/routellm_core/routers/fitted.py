@@ -1,0 +1,285 @@
+"""A router fitted to one's own labels: how well each model would answer, from the prompt's words."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from routellm_core.calibration import Calibration
+from routellm_core.encoders import StackedEncoder, StaticEncoder
+from routellm_core.encoders.base import Encoder, checked_texts
+from routellm_core.encoders.ngrams import TokenCounts, count_ngrams
+from routellm_core.errors import ConfigurationError, DataError, RouterFormatError, UnknownKindError
+from routellm_core.routers.base import Router, checked_win_rates
+from routellm_core.routers.linear import sigmoid
+
+__all__ = ["FittedRouter", "Metadata", "metadata_columns", "tokenizing_part"]
+
+Metadata = Mapping[str, Sequence[Any]]
+"""Columns beside the prompts, such as {"topic": [...], "tier": [...]}: one value a prompt, None where unknown."""
+
+
+class FittedRouter(Router):
+    """quality(M, q) = W_M . [e_q, n_q, m_q] + b_M; win_rate = sigmoid(slope * z + intercept).
+
+    e_q is the encoder's vector, n_q the hashed token n-grams, m_q the metadata. z blends, in standard deviations, the
+    quality gap strong - weak with the difficulty that the base router saw: with few labels the base decides, with
+    many the labels do. `routellm_core.fit_router` makes one.
+
+    Args:
+        encoder: Gives e_q, of width E; a `StackedEncoder` whose first part can tokenise, or such a part alone.
+        models: Names of the M models.
+        strong: One of them.
+        weak: Another.
+        weights: Shape (M, E).
+        ngram_weights: Shape (width, M), width a power of two.
+        ngram_importance: Weight of each n-gram before a text's are scaled to unit length, shape (width,).
+        metadata_weights: Shape (K, M).
+        metadata_values: The K known values: name of the column to its values, in the order of the rows.
+        bias: Shape (M,).
+        lowest: The encoder's vectors are clipped here, shape (E,), so that no strange prompt runs away.
+        highest: Likewise.
+        base_weights: Of the base router's difficulty, over e_q, shape (E,).
+        blend: Weight of the labels against the base, 0..1.
+        scale: For z: base mean, base standard deviation, shape (2,).
+        gap: Mean and standard deviation of the gap for each ordered pair, shape (2, M, M).
+        link: Slope and intercept for each ordered pair, shape (2, M, M).
+
+    Raises:
+        ConfigurationError: Shapes that do not fit, or values that are not finite.
+        UnknownKindError: `strong` or `weak` is no known model.
+
+    Source: Rasmussen and Williams 2006, Gaussian Processes for Machine Learning, chapter 2 (the weights are the
+        posterior mean of a linear Gaussian process).
+    """
+
+    kind: ClassVar[str] = "fitted"
+    encoder: Encoder
+
+    def __init__(
+        self,
+        *,
+        encoder: Encoder,
+        models: Sequence[str],
+        strong: str,
+        weak: str,
+        weights: NDArray[Any],
+        ngram_weights: NDArray[Any],
+        ngram_importance: NDArray[Any],
+        metadata_weights: NDArray[Any],
+        metadata_values: Mapping[str, Sequence[str]],
+        bias: NDArray[Any],
+        lowest: NDArray[Any],
+        highest: NDArray[Any],
+        base_weights: NDArray[Any],
+        blend: float,
+        scale: NDArray[Any],
+        gap: NDArray[Any],
+        link: NDArray[Any],
+        name: str | None = None,
+        calibration: Calibration | None = None,
+    ) -> None:
+        super().__init__(name=name, calibration=calibration)
+        self.encoder = encoder
+        self.is_quick = encoder.is_quick
+        self.models = tuple(models)
+        self.metadata_values = {column: tuple(values) for column, values in metadata_values.items()}
+        self.blend = float(blend)
+        self.arrays: dict[str, NDArray[Any]] = {
+            "weights": np.asarray(weights, dtype=np.float32),
+            "ngram_weights": np.asarray(ngram_weights, dtype=np.float32),
+            "ngram_importance": np.asarray(ngram_importance, dtype=np.float32),
+            "metadata_weights": np.asarray(metadata_weights, dtype=np.float64),
+            "bias": np.asarray(bias, dtype=np.float64),
+            "lowest": np.asarray(lowest, dtype=np.float32),
+            "highest": np.asarray(highest, dtype=np.float32),
+            "base_weights": np.asarray(base_weights, dtype=np.float32),
+            "scale": np.asarray(scale, dtype=np.float64),
+            "gap": np.asarray(gap, dtype=np.float64),
+            "link": np.asarray(link, dtype=np.float64),
+        }
+        self._check()
+        self._tokenizer = tokenizing_part(encoder)
+        self._importance = self.arrays["ngram_importance"].astype(np.float64)
+        self.strong, self.weak = strong, weak
+        self._s, self._w = self._row(strong), self._row(weak)
+        if self._s == self._w:
+            raise ConfigurationError(f"strong and weak are the same model, {strong!r}")
+
+    def _check(self) -> None:
+        m, e = len(self.models), self.encoder.dim
+        width = self.arrays["ngram_importance"].shape[0] if self.arrays["ngram_importance"].ndim == 1 else 0
+        n_values = sum(map(len, self.metadata_values.values()))
+        expected = {
+            "weights": (m, e),
+            "ngram_weights": (width, m),
+            "ngram_importance": (width,),
+            "metadata_weights": (n_values, m),
+            "bias": (m,),
+            "lowest": (e,),
+            "highest": (e,),
+            "base_weights": (e,),
+            "scale": (2,),
+            "gap": (2, m, m),
+            "link": (2, m, m),
+        }
+        for name, shape in expected.items():
+            if self.arrays[name].shape != shape:
+                raise ConfigurationError(f"{name} has shape {self.arrays[name].shape}, expected {shape}")
+            if name not in ("lowest", "highest") and not np.isfinite(self.arrays[name]).all():
+                raise ConfigurationError(f"{name} holds values that are not finite")
+        if len(set(self.models)) != m or m < 2:
+            raise ConfigurationError(f"a fitted router needs two or more different models, got {list(self.models)}")
+        if width < 2 or width & (width - 1):
+            raise ConfigurationError(f"n-grams are hashed into a power of two of columns, got {width}")
+        if not 0.0 <= self.blend <= 1.0:
+            raise ConfigurationError(f"blend is a weight from 0 to 1, got {self.blend}")
+
+    def _row(self, model: str) -> int:
+        try:
+            return self.models.index(model)
+        except ValueError:
+            raise UnknownKindError(f"unknown model {model!r}; this router knows: {', '.join(self.models)}") from None
+
+    # -- scoring
+    def _qualities(
+        self, prompts: list[str], metadata: Metadata | None
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Quality of every model, shape (n, M), and the base's difficulty, shape (n,)."""
+        arrays = self.arrays
+        raw = self.encoder.encode(prompts)
+        vectors = np.clip(raw, arrays["lowest"], arrays["highest"]).astype(np.float64)
+        grams = self._grams(prompts)
+        qualities = vectors @ arrays["weights"].T.astype(np.float64) + grams.times(arrays["ngram_weights"])
+        qualities += arrays["bias"]
+        if metadata:
+            columns = metadata_columns(metadata, self.metadata_values, len(prompts))
+            for rows in columns:
+                known = rows >= 0
+                qualities[known] += arrays["metadata_weights"][rows[known]]
+        return qualities, raw.astype(np.float64) @ arrays["base_weights"].astype(np.float64)
+
+    def _grams(self, prompts: list[str]) -> TokenCounts:
+        return count_ngrams(self._tokenizer.tokens(prompts), width=len(self._importance)).weighted(self._importance)
+
+    def _score(self, prompts: list[str]) -> NDArray[np.float64]:
+        return self._win_rates(prompts, None)
+
+    def _win_rates(self, prompts: list[str], metadata: Metadata | None) -> NDArray[np.float64]:
+        qualities, difficulty = self._qualities(prompts, metadata)
+        pair = self._s, self._w
+        mean, deviation = self.arrays["gap"][0][pair], self.arrays["gap"][1][pair]
+        z = self.blend * (qualities[:, self._s] - qualities[:, self._w] - mean) / deviation
+        z += (1.0 - self.blend) * (difficulty - self.arrays["scale"][0]) / self.arrays["scale"][1]
+        return sigmoid(self.arrays["link"][0][pair] * z + self.arrays["link"][1][pair])
+
+    def win_rate(self, prompts: Sequence[str], *, metadata: Metadata | None = None) -> NDArray[np.float64]:
+        """Chance that the strong model's answer beats the weak one's, see `Router.win_rate`.
+
+        Args:
+            prompts: Texts.
+            metadata: Columns the router was fitted with, one value a prompt. A value not seen in fitting, None, and
+                a column left out all count as unknown.
+
+        Raises:
+            DataError: As `Router.win_rate`; also a column the router does not have, or one of another length.
+            ScoringError: As `Router.win_rate`.
+        """
+        if not metadata:
+            return super().win_rate(prompts)
+        texts = checked_texts(prompts, what="prompt")
+        metadata_columns(metadata, self.metadata_values, len(texts))  # before anything is scored
+        return checked_win_rates(self._win_rates(texts, metadata), len(texts), self.name) if texts else np.zeros(0)
+
+    def model_scores(self, prompts: Sequence[str], *, metadata: Metadata | None = None) -> NDArray[np.float64]:
+        """Expected quality of every model's answer, on the scale of the scores it was fitted to.
+
+        Returns:
+            Shape (len(prompts), M), columns in the order of `models`.
+
+        Raises:
+            DataError: As `win_rate`.
+            EncoderError: The encoder failed.
+        """
+        texts = checked_texts(prompts, what="prompt")
+        return self._qualities(texts, metadata)[0] if texts else np.zeros((0, len(self.models)))
+
+    def for_pair(self, strong: str, weak: str) -> FittedRouter:
+        """The same router for two other of its models. It is not calibrated: thresholds differ by pair.
+
+        Raises:
+            UnknownKindError: A model it does not know; the message lists those it does.
+            ConfigurationError: Both are the same model.
+        """
+        return FittedRouter(**self._parts(), strong=strong, weak=weak)
+
+    # -- saving
+    def _parts(self) -> dict[str, Any]:
+        return {
+            "encoder": self.encoder,
+            "models": self.models,
+            "metadata_values": self.metadata_values,
+            "blend": self.blend,
+            "name": self.name,
+            **self.arrays,
+        }
+
+    def settings(self) -> dict[str, Any]:
+        return {
+            "models": list(self.models),
+            "strong": self.strong,
+            "weak": self.weak,
+            "blend": self.blend,
+            "metadata_values": {column: list(values) for column, values in self.metadata_values.items()},
+        }
+
+    def tensors(self) -> dict[str, NDArray[Any]]:
+        return dict(self.arrays)
+
+    @classmethod
+    def restore(
+        cls, settings: Mapping[str, Any], tensors: Mapping[str, NDArray[Any]], encoder: Encoder | None
+    ) -> FittedRouter:
+        if encoder is None:
+            raise RouterFormatError("a router of kind 'fitted' was saved without its encoder")
+        names = ("models", "strong", "weak", "blend", "metadata_values")
+        arrays: dict[str, Any] = {n: array for n, array in tensors.items() if not n.startswith("calibration.")}
+        return cls(encoder=encoder, **{name: settings[name] for name in names}, **arrays)
+
+
+def tokenizing_part(encoder: Encoder) -> StaticEncoder:
+    """The part of an encoder whose tokens n-grams are made of.
+
+    Raises:
+        ConfigurationError: It has none.
+    """
+    for part in encoder.encoders if isinstance(encoder, StackedEncoder) else (encoder,):
+        if hasattr(part, "tokens"):
+            return part  # type: ignore[return-value]  # anything with tokens() will do
+    raise ConfigurationError(
+        f"encoder {encoder.name!r} has no tokenizer; fit on the 'default' router, or one with its encoder"
+    )
+
+
+def metadata_columns(metadata: Metadata, known: Mapping[str, Sequence[str]], n_prompts: int) -> list[NDArray[np.int64]]:
+    """For each column given, the row of `metadata_weights` for each prompt; -1 where the value is not known.
+
+    Raises:
+        DataError: A column that is not known, or of another length.
+    """
+    starts, start = {}, 0
+    for column, values in known.items():
+        starts[column] = start
+        start += len(values)
+    found = []
+    for column, given in metadata.items():
+        if column not in known:
+            raise DataError(f"unknown metadata {column!r}; the router knows: {', '.join(known) or 'none'}")
+        if isinstance(given, (str, bytes)) or len(given) != n_prompts:
+            raise DataError(f"metadata {column!r} needs one value a prompt: a list of {n_prompts}")
+        rows = {value: starts[column] + i for i, value in enumerate(known[column])}
+        found.append(np.array([-1 if v is None else rows.get(str(v), -1) for v in given], dtype=np.int64))
+    return found
