@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from routellm_core import encoders as encoders
     from routellm_core import errors as errors
     from routellm_core import evaluation as evaluation
+    from routellm_core import recording as recording
     from routellm_core import testing as testing
     from routellm_core import training as training
     from routellm_core.calibration import Budget as Budget
@@ -32,12 +33,14 @@ if TYPE_CHECKING:
     from routellm_core.routers.bert import BertRouter as BertRouter
     from routellm_core.routers.causal import CausalLLMRouter as CausalLLMRouter
     from routellm_core.routers.difficulty import DifficultyRouter as DifficultyRouter
+    from routellm_core.routers.llm import LLMRouter as LLMRouter
     from routellm_core.routers.mf import MatrixFactorizationRouter as MatrixFactorizationRouter
     from routellm_core.routers.random import RandomRouter as RandomRouter
     from routellm_core.routers.sw import SimilarityWeightedRouter as SimilarityWeightedRouter
+    from routellm_core.training.own_labels import fit_router as fit_router
     from routellm_core.types import Decision as Decision
 
-_SUBPACKAGES = ("augmentation", "data", "encoders", "errors", "evaluation", "testing", "training")
+_SUBPACKAGES = ("augmentation", "data", "encoders", "errors", "evaluation", "recording", "testing", "training")
 _NAMES = {
     "BertRouter": "routellm_core.routers.bert",
     "Budget": "routellm_core.calibration",
@@ -47,6 +50,7 @@ _NAMES = {
     "DifficultyRouter": "routellm_core.routers.difficulty",
     "DriftMonitor": "routellm_core.calibration",
     "Encoder": "routellm_core.encoders",
+    "LLMRouter": "routellm_core.routers.llm",
     "MatrixFactorizationRouter": "routellm_core.routers.mf",
     "RandomRouter": "routellm_core.routers.random",
     "RouteLLMError": "routellm_core.errors",
@@ -57,6 +61,7 @@ _NAMES = {
     "collect_decisions": "routellm_core.policy",
     "compare": "routellm_core.evaluation",
     "evaluate": "routellm_core.evaluation",
+    "fit_router": "routellm_core.training.own_labels",
     "load_router": "routellm_core.routers",
 }
 
@@ -69,6 +74,7 @@ __all__ = [
     "DifficultyRouter",
     "DriftMonitor",
     "Encoder",
+    "LLMRouter",
     "MatrixFactorizationRouter",
     "RandomRouter",
     "RouteLLMError",
@@ -85,7 +91,9 @@ __all__ = [
     "errors",
     "evaluate",
     "evaluation",
+    "fit_router",
     "load_router",
+    "recording",
     "testing",
     "training",
 ]

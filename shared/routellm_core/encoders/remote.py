@@ -75,7 +75,7 @@ class RemoteEncoder(Encoder):
         if not model:
             raise ConfigurationError(
                 f"a {type(source).__name__} does not say which embedding model it calls: "
-                "RemoteEncoder(..., name='text-embedding-3-small')"
+                f"{type(self).__name__}(..., name='text-embedding-3-small')"
             )
         if not isinstance(model, str):
             raise ConfigurationError(f"name must be a str, got {model!r}")
@@ -202,7 +202,7 @@ class RemoteEncoder(Encoder):
         return self  # nothing in it changes, and clients cannot be copied
 
     def __repr__(self) -> str:
-        return f"RemoteEncoder(name={self._name!r}, dim={self._dim})"
+        return f"{type(self).__name__}(name={self._name!r}, dim={self._dim})"
 
 
 def embedding_examples(name: str) -> str:

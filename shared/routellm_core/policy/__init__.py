@@ -14,6 +14,7 @@ from routellm_core.policy.collect import (
 from routellm_core.policy.fallback import error_to_raise, may_fall_back
 from routellm_core.policy.text import routing_text
 from routellm_core.policy.threshold import RouteRequest, RoutingPolicy
+from routellm_core.policy.turns import Turns
 
 __all__ = [
     "POLICY_DEFAULTS",
@@ -21,6 +22,7 @@ __all__ = [
     "RouteRequest",
     "RoutingPolicy",
     "Saving",
+    "Turns",
     "collect_decisions",
     "error_to_raise",
     "is_collecting",

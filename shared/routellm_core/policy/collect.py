@@ -85,7 +85,9 @@ class CollectedDecisions(list[Decision]):
         if not prices:
             raise ConfigurationError("prices= says what each route costs, weakest first; it is empty")
         best = list(prices)[-1] if strong is None else strong
-        missing = sorted({best, *(decision.route for decision in self)} - set(prices))
+        # what took no tokens needs no price: selections between query engines, routers around routers
+        priced = {decision.route for decision in self if self.usage_of(decision) is not None}
+        missing = sorted({best, *priced} - set(prices))
         if missing:
             raise ConfigurationError(f"prices= says what each route costs; missing: {', '.join(missing)}")
         usd = all_strong = 0.0

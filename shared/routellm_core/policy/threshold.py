@@ -22,6 +22,7 @@ from routellm_core.calibration.thresholds import check_thresholds
 from routellm_core.errors import ConfigurationError, DataError, RouteLLMError, ScoringError, UnknownKindError
 from routellm_core.policy.breaker import Breaker
 from routellm_core.policy.threads import ScoringThreads
+from routellm_core.policy.turns import Turns
 from routellm_core.routers import Router, resolve_router, router_and_threshold
 from routellm_core.routers.base import checked_win_rates
 from routellm_core.types import Decision, Fallback, OnError, Reason, Stickiness
@@ -30,7 +31,10 @@ __all__ = ["RouteRequest", "RoutingPolicy"]
 
 _logger = logging.getLogger("routellm_core.policy")
 
-_INLINE_PROMPTS = 8  # a quick router scores this many in under a millisecond; more would stall an event loop
+# what a quick router may score on an event loop; it reads 8 prompts, or one of 16,000 characters, in a millisecond
+_INLINE_PROMPTS = 8
+_INLINE_CHARACTERS = 262_144
+_turns = Turns(_INLINE_PROMPTS)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -140,6 +144,9 @@ class RoutingPolicy:
                 f"threshold=[{len(self.routes) - 1} ascending numbers]"
             )
         if calibration is None:
+            natural = self.router.natural_threshold
+            if natural is not None and not wanted and len(self.routes) == 2:
+                return (natural,)
             raise ConfigurationError(
                 f"router {self.router.name!r} has no calibration: give threshold=, "
                 "or set router.calibration = Calibration.from_win_rates(...)"
@@ -184,13 +191,22 @@ class RoutingPolicy:
         return [self._capable(d, r) for d, r in zip(decisions, requests, strict=True) if d is not None]
 
     async def adecide(self, requests: Sequence[RouteRequest]) -> list[Decision]:
-        """`decide` without blocking the event loop: only a quick router and few prompts score inline."""
+        """`decide` without blocking the event loop: only a quick router scores few and short prompts inline."""
         decisions, waiting = self._without_scoring(requests)
         if waiting:
             texts = [str(requests[i].text) for i in waiting]
+            characters = sum(map(len, texts))
+            is_inline = (
+                self.router_timeout_s is None
+                and self.router.is_quick
+                and len(texts) <= _INLINE_PROMPTS
+                and characters <= _INLINE_CHARACTERS
+            )
+            if is_inline:
+                await _turns.take(max(len(texts), characters // 2048))
             started = time.perf_counter()
             try:
-                win_rates = await self._ascored(texts)
+                win_rates = self.router.win_rate(texts) if is_inline else await self._ascored(texts)
             except Exception as error:  # noqa: BLE001 - on_error says what a failure means
                 self._fail_open(decisions, waiting, error)
             else:
@@ -312,8 +328,6 @@ class RoutingPolicy:
         return win_rates
 
     async def _ascored(self, texts: list[str]) -> NDArray[np.float64]:
-        if self.router_timeout_s is None and self.router.is_quick and len(texts) <= _INLINE_PROMPTS:
-            return self.router.win_rate(texts)
         if self.router_timeout_s is not None:
             self._check_breaker()
         waiting: Awaitable[Any]

@@ -39,13 +39,19 @@ class Router(ABC):
         encoder: What turns prompts into vectors; None for routers that need none.
         calibration: The win rates it was calibrated on; gives thresholds for strong shares.
         is_quick: A single prompt takes well under a millisecond, so it may be scored on an event loop.
+        natural_threshold: Where its scale itself says that strong begins; a policy of two routes cuts there if it is
+            given no threshold and the router no calibration.
         maps_tensors: Whether its tensors stay in the file they are loaded from, see `persistence.read_tensors`.
+        source: What `load_router` was given, folders as absolute paths, or the folder it was saved to last; None for
+            a router that exists in memory only.
     """
 
     kind: ClassVar[str]
     maps_tensors: ClassVar[bool] = False
     is_quick: bool = False
+    natural_threshold: ClassVar[float | None] = None
     encoder: Encoder | None = None
+    source: str | None = None
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -178,6 +184,7 @@ class Router(ABC):
             write_config(target, config)
 
         replace_folder(Path(folder), fill)
+        self.source = str(Path(folder).resolve())
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}(name={self.name!r})"

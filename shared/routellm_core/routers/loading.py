@@ -23,6 +23,8 @@ ROUTERS = Registry(
         "bert": "routellm_core.routers.bert:BertRouter",
         "causal": "routellm_core.routers.causal:CausalLLMRouter",
         "difficulty": "routellm_core.routers.difficulty:DifficultyRouter",
+        "fitted": "routellm_core.routers.fitted:FittedRouter",
+        "llm": "routellm_core.routers.llm:LLMRouter",
         "mf": "routellm_core.routers.mf:MatrixFactorizationRouter",
         "random": "routellm_core.routers.random:RandomRouter",
         "sw": "routellm_core.routers.sw:SimilarityWeightedRouter",
@@ -42,6 +44,7 @@ def load_router(source: str | Path, *, encoder: Any = None) -> Router:
             saved router or of a checkpoint that the paper's authors published, "owner/name" of either on
             the Hugging Face hub, or "mf", "bert" or "causal" for the published ones
             ("routellm/mf_gpt4_augmented", ...), which have no calibration: give their policy a threshold.
+            "llm:openai:gpt-4.1-nano" asks a chat model for ratings, see `LLMRouter`.
         encoder: Use this encoder instead of the saved one; it must have the digest the router was
             trained with. Routers on embeddings from a service need it: LangChain embeddings, a LlamaIndex
             embedding, an OpenAI client (see `RemoteEncoder`), or a name such as "openai:text-embedding-3-small".
@@ -52,6 +55,14 @@ def load_router(source: str | Path, *, encoder: Any = None) -> Router:
         RouterFormatError: The folder is damaged, written by a newer version, or tied to another encoder.
         MissingExtraError: A dependency that this kind of router needs is not installed.
     """
+    router = _load(source, encoder)
+    # embedded and published ones go by their names even where a folder is called the same
+    named = isinstance(source, str) and (source in EMBEDDED or getattr(official(source), "hub", None) == source)
+    router.source = str(source) if named or not _is_folder(str(source)) else str(Path(source).resolve())
+    return router
+
+
+def _load(source: str | Path, encoder: Any) -> Router:
     name = str(source)
     if name in EMBEDDED and isinstance(source, str):
         with as_file(files("routellm_core") / "models" / name) as folder:
@@ -61,6 +72,11 @@ def load_router(source: str | Path, *, encoder: Any = None) -> Router:
             raise ConfigurationError("the router 'random' uses no encoder, but encoder= was given")
         random: Router = ROUTERS.load("random")()
         return random
+    if isinstance(source, str) and name.startswith("llm:") and not _is_folder(name):
+        if encoder is not None:
+            raise ConfigurationError(f"the router {name!r} uses no encoder, but encoder= was given")
+        llm: Router = ROUTERS.load("llm")(name.removeprefix("llm:"))
+        return llm
     if not isinstance(source, (str, Path)):
         raise ConfigurationError(f"load_router takes a name or a folder, got {type(source).__name__}")
     published = official(name) if isinstance(source, str) else None
@@ -82,8 +98,8 @@ def load_router(source: str | Path, *, encoder: Any = None) -> Router:
     if isinstance(source, str) and name.count("/") == 1 and not name.startswith((".", "~", "/")):
         return _load_folder(_download(name), encoder)
     raise UnknownKindError(
-        f"no router {name!r}: give {', '.join(map(repr, EMBEDDED))}, 'random', 'mf', 'bert', 'causal', an existing "
-        "folder, or owner/name of a router on the Hugging Face hub"
+        f"no router {name!r}: give {', '.join(map(repr, EMBEDDED))}, 'random', 'mf', 'bert', 'causal', "
+        "'llm:provider:model', an existing folder, or owner/name of a router on the Hugging Face hub"
     )
 
 
