@@ -13,12 +13,16 @@ if TYPE_CHECKING:
     from llamaindex_routellm._scopes import force_route as force_route
     from llamaindex_routellm._scopes import pinned as pinned
     from llamaindex_routellm._scopes import query_scope as query_scope
+    from llamaindex_routellm.encoders import LlamaIndexEncoder as LlamaIndexEncoder
     from llamaindex_routellm.events import RoutingDecisionEvent as RoutingDecisionEvent
     from llamaindex_routellm.events import SynthesisQueryTracker as SynthesisQueryTracker
     from llamaindex_routellm.llm import RouteLLM as RouteLLM
+    from llamaindex_routellm.selectors import RouteLLMSelector as RouteLLMSelector
 
 _NAMES = {
+    "LlamaIndexEncoder": "llamaindex_routellm.encoders",
     "RouteLLM": "llamaindex_routellm.llm",
+    "RouteLLMSelector": "llamaindex_routellm.selectors",
     "RoutingDecisionEvent": "llamaindex_routellm.events",
     "SynthesisQueryTracker": "llamaindex_routellm.events",
     "force_route": "llamaindex_routellm._scopes",
@@ -27,7 +31,9 @@ _NAMES = {
 }
 
 __all__ = [
+    "LlamaIndexEncoder",
     "RouteLLM",
+    "RouteLLMSelector",
     "RoutingDecisionEvent",
     "SynthesisQueryTracker",
     "__version__",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import threading
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -16,7 +17,9 @@ from llamaindex_routellm._providers import check_spec, make_llm
 from routellm_core.errors import ConfigurationError
 from routellm_core.policy import named_routes
 
-__all__ = ["Backends", "as_function_calling", "checked_models", "own_messages"]
+__all__ = ["Backends", "as_function_calling", "checked_models", "checked_utility", "own_messages"]
+
+_UTILITY = ""  # no route has an empty name
 
 
 def checked_models(
@@ -38,6 +41,25 @@ def checked_models(
                 f"'provider:model', got {type(backend).__name__}"
             )
     return chosen
+
+
+def checked_utility(utility: LLM | str | None, routes: Sequence[str]) -> LLM | str | None:
+    """A route's name, or an LLM, or what names one.
+
+    Raises:
+        ConfigurationError: Something else.
+        UnknownKindError: A string names a provider that nobody knows.
+    """
+    if isinstance(utility, str):
+        if utility not in routes and ":" not in utility:
+            raise ConfigurationError(
+                f"utility_backend= is a route ({', '.join(routes)}), an LLM or 'provider:model', got {utility!r}"
+            )
+        if utility not in routes:
+            check_spec(utility)
+    elif utility is not None and not isinstance(utility, LLM):
+        raise ConfigurationError(f"utility_backend= is a route, an LLM or a string, got {type(utility).__name__}")
+    return utility
 
 
 def as_function_calling(backend: LLM) -> FunctionCallingLLM:
@@ -69,11 +91,14 @@ class Backends:
 
     Args:
         models: As given, weakest first; strings are resolved when their route is first used.
+        utility: One that is behind no route.
     """
 
-    def __init__(self, models: Mapping[str, LLM | str]) -> None:
+    def __init__(self, models: Mapping[str, LLM | str], utility: LLM | str | None = None) -> None:
         self._models = models
-        self._resolved: dict[str, LLM] = {name: llm for name, llm in models.items() if isinstance(llm, LLM)}
+        self._specs = {**models, **({} if utility is None else {_UTILITY: utility})}
+        self._resolved: dict[str, LLM] = {name: llm for name, llm in self._specs.items() if isinstance(llm, LLM)}
+        self._prepared: set[str] = set()
         self._shared: dict[str, Any] = {}
         self._lock = threading.Lock()
 
@@ -86,15 +111,30 @@ class Backends:
         llm = self._resolved.get(name)
         return llm if llm is not None else await asyncio.to_thread(self._resolve, name)
 
-    async def aresolve_all(self) -> None:
-        """Resolve every route, so that reading metadata imports nothing on the event loop."""
+    async def aprepare(self) -> None:
+        """Import every route's LLM and let it learn its metadata in a thread: some ask their server, once."""
         for name in self._models:
-            if name not in self._resolved:
-                await asyncio.to_thread(self._resolve, name)
+            if name not in self._prepared:
+                await asyncio.to_thread(self._prepare, name)
+
+    def _prepare(self, name: str) -> None:
+        llm = self[name]
+        with contextlib.suppress(Exception):  # who needs it will hear of it
+            _ = llm.metadata
+        self._prepared.add(name)
 
     def all(self) -> dict[str, LLM]:
         """Every route's LLM, weakest first."""
         return {name: self[name] for name in self._models}
+
+    @property
+    def utility(self) -> LLM:
+        """The LLM behind no route."""
+        return self[_UTILITY]
+
+    def room(self, name: str) -> int:
+        """Tokens that a route's model leaves for the prompt."""
+        return _room(self[name].metadata)
 
     def can_call_tools(self, name: str) -> bool:
         """Whether a route's model calls tools natively."""
@@ -119,19 +159,26 @@ class Backends:
             for llm in self._resolved.values():
                 setattr(llm, attribute, value)
 
-    def metadata(self) -> LLMMetadata:
-        """What holds for every backend, because a prompt is packed before its route is known."""
+    def metadata(self, *, tools: str, context: str) -> LLMMetadata:
+        """What a prompt is packed and an agent chosen by, before the route is known.
+
+        Args:
+            tools: "all": every backend must call tools; "capable": one is enough.
+            context: "min": what the tightest backend leaves; "escalate": what the widest does.
+        """
         each = [llm.metadata for llm in self.all().values()]
-        window = min(m.context_window for m in each)
-        # The pair must leave what the tightest backend leaves for the prompt: the smallest window with the
-        # largest output can leave less than nothing, and LlamaIndex then refuses to pack.
-        room = min(m.context_window - (m.num_output if m.num_output > 0 else DEFAULT_NUM_OUTPUTS) for m in each)
+        pick = min if context == "min" else max
+        window = pick(m.context_window for m in each)
+        # The pair must leave what that backend leaves for the prompt: the smallest window with the largest
+        # output can leave less than nothing, and LlamaIndex then refuses to pack.
+        room = pick(_room(m) for m in each)
+        call_tools = [m.is_function_calling_model for m in each]
         roles = {m.system_role for m in each}
         return LLMMetadata(
             context_window=window,
             num_output=window - room,
             is_chat_model=any(m.is_chat_model for m in each),  # a completion model's chat() works too
-            is_function_calling_model=all(m.is_function_calling_model for m in each),
+            is_function_calling_model=all(call_tools) if tools == "all" else any(call_tools),
             model_name=f"routellm({'|'.join(m.model_name for m in each)})",
             system_role=roles.pop() if len(roles) == 1 else MessageRole.SYSTEM,
         )
@@ -140,8 +187,12 @@ class Backends:
         with self._lock:
             llm = self._resolved.get(name)
             if llm is None:
-                llm = make_llm(str(self._models[name]))
+                llm = make_llm(str(self._specs[name]))
                 for attribute, value in self._shared.items():
                     setattr(llm, attribute, value)
                 self._resolved[name] = llm
         return llm
+
+
+def _room(metadata: LLMMetadata) -> int:
+    return metadata.context_window - (metadata.num_output if metadata.num_output > 0 else DEFAULT_NUM_OUTPUTS)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from routellm_core._lazy import need
@@ -48,7 +49,12 @@ class LLMBackend:
 
     def __init__(self, llm: LLM, *, name: str | None = None) -> None:
         self.llm = llm
-        self.name = name or _name(llm)
+        self._given = name
+
+    @cached_property
+    def name(self) -> str:
+        """Asked for late: some integrations call their server to say what they are."""
+        return self._given or _name(self.llm)
 
     def generate(self, messages: Sequence[Message]) -> Generation:
         return _generation(self.llm.chat(_turns(self.llm, messages)))

@@ -10,7 +10,17 @@ import contextlib
 from collections.abc import Iterator
 from contextvars import ContextVar
 
-__all__ = ["current_pins", "current_query", "force_route", "forced_route", "pinned", "query_scope", "query_stack"]
+__all__ = [
+    "current_pins",
+    "current_query",
+    "force_route",
+    "forced_route",
+    "pinned",
+    "query_scope",
+    "query_stack",
+    "scope_query",
+    "unsteered",
+]
 
 _forced: ContextVar[str | None] = ContextVar("llamaindex_routellm_forced", default=None)
 _pins: ContextVar[dict[object, str] | None] = ContextVar("llamaindex_routellm_pins", default=None)
@@ -97,3 +107,20 @@ def current_query() -> str | None:
     """The question in force here, if any."""
     stack = query_stack.get()
     return stack[-1][1] if stack else None
+
+
+def scope_query() -> str | None:
+    """The question of the innermost `query_scope`, whatever a synthesis around this call is about."""
+    return next((text for owner, text in reversed(query_stack.get()) if owner is None), None)
+
+
+@contextlib.contextmanager
+def unsteered() -> Iterator[None]:
+    """No scope from outside reaches in: an LLM that scores is not what the caller meant to steer."""
+    forced, pins, query = _forced.set(None), _pins.set(None), query_stack.set(())
+    try:
+        yield
+    finally:
+        query_stack.reset(query)
+        _pins.reset(pins)
+        _forced.reset(forced)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, get_args
 
+from llamaindex_routellm._capability import ContextPolicy, ToolPolicy
 from routellm_core.errors import ConfigurationError
 
-__all__ = ["refuse_settings"]
+__all__ = ["check_choices", "refuse_settings"]
 
 _OF_BACKENDS = (
     "system_prompt",
@@ -32,3 +33,17 @@ def refuse_settings(others: Mapping[str, Any], text: object) -> None:
             raise ConfigurationError(f"set {name} on the backends, where it takes effect, not on RouteLLM")
     if text is not None and not callable(text):
         raise ConfigurationError(f"text= is a function from messages to a str, got {type(text).__name__}")
+
+
+def check_choices(tool_policy: Any, context_policy: Any) -> None:
+    """Refuse words that are none of the choices.
+
+    Raises:
+        ConfigurationError: Lists the choices.
+    """
+    for name, value, kind in (
+        ("tool_policy", tool_policy, ToolPolicy),
+        ("context_policy", context_policy, ContextPolicy),
+    ):
+        if value not in get_args(kind):
+            raise ConfigurationError(f"{name} must be one of {', '.join(map(repr, get_args(kind)))}, got {value!r}")

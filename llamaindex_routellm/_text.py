@@ -10,6 +10,7 @@ from llama_index.core.base.llms.types import ChatMessage, MessageRole
 from llamaindex_routellm._scopes import current_query
 from routellm_core.errors import ConfigurationError
 from routellm_core.policy import routing_text
+from routellm_core.policy.text import FOLLOW_UP_CHARACTERS
 
 __all__ = ["QUESTION_VARIABLES", "TextFunction", "scored_prompt", "scored_text", "task_messages", "template_question"]
 
@@ -81,7 +82,11 @@ def scored_prompt(prompt: str, text: TextFunction | None) -> str:
 
 
 def template_question(prompt: Any, arguments: Mapping[str, Any]) -> str | None:
-    """The question a prompt template is filled with, however it was bound; None when it has none."""
+    """The question a prompt template is filled with, however it was bound; None when it has none.
+
+    A short follow-up comes with the last substantial user message that stands in the template before it, where
+    chat engines put the history.
+    """
     bound: dict[str, Any] = dict(getattr(prompt, "kwargs", None) or {})  # refine and tree modes bind it early
     selector = getattr(prompt, "selector", None)  # a LangChain template keeps it there
     if selector is not None:
@@ -90,5 +95,19 @@ def template_question(prompt: Any, arguments: Mapping[str, Any]) -> str | None:
         for values in (arguments, bound):
             value = values.get(name)
             if isinstance(value, str) and value.strip():
-                return value
+                return value if len(value.strip()) >= FOLLOW_UP_CHARACTERS else _with_history(prompt, name, value)
     return None
+
+
+def _with_history(prompt: Any, name: str, question: str) -> str:
+    mappings = getattr(prompt, "template_var_mappings", None) or {}
+    asked = "{" + str(mappings.get(name, name)) + "}"
+    unfilled = ["{" + variable + "}" for variable in getattr(prompt, "template_vars", ())]
+    before: list[ChatMessage] = []
+    for message in getattr(prompt, "message_templates", ()):
+        content = message.content or ""
+        if asked in content:
+            break
+        if not any(variable in content for variable in unfilled):
+            before.append(message)
+    return routing_text([*task_messages(before), question])

@@ -11,6 +11,7 @@ from llama_index.core.instrumentation.events import BaseEvent
 from llama_index.core.instrumentation.events.span import SpanDropEvent  # type: ignore[attr-defined] # likewise
 from llama_index.core.instrumentation.events.synthesis import SynthesizeEndEvent, SynthesizeStartEvent
 
+from llamaindex_routellm._open_calls import OpenCall
 from llamaindex_routellm._scopes import query_stack
 from routellm_core.types import Decision
 
@@ -29,6 +30,7 @@ class RoutingDecisionEvent(BaseEvent):
 
     Attributes:
         decision: The record, as `Decision.to_dict()` gives it; holds no prompt text.
+        outer: Where a router is the backend of another one: the routes around this decision, outermost first.
 
     Example:
         >>> from llamaindex_routellm.events import dispatcher
@@ -36,6 +38,7 @@ class RoutingDecisionEvent(BaseEvent):
     """
 
     decision: dict[str, Any]
+    outer: list[str] = []
 
     @classmethod
     def class_name(cls) -> str:
@@ -88,12 +91,12 @@ def current_span() -> Any:
     return span if span.is_recording() else None
 
 
-def announce(decision: Decision, span: Any) -> None:
-    """Emit the decision, and put it on the span."""
+def announce(decision: Decision, call: OpenCall) -> None:
+    """Emit the decision, and put it on the span of its call."""
     if dispatcher.event_handlers or dispatcher.propagate:
-        dispatcher.event(RoutingDecisionEvent(decision=decision.to_dict()))
-    if span is not None:
-        span.set_attribute("routellm.route", decision.route)
-        span.set_attribute("routellm.reason", decision.reason)
-        if decision.win_rate is not None:
-            span.set_attribute("routellm.win_rate", decision.win_rate)
+        dispatcher.event(RoutingDecisionEvent(decision=decision.to_dict(), outer=call.path()))
+    span = call.span
+    # without LlamaIndex's instrumentation, routers inside each other share the caller's span: it is the outer one's
+    if span is not None and (call.outer is None or call.outer.span is not span):
+        for name, value in decision.to_dict().items():
+            span.set_attribute(f"routellm.{name}", value)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 from collections.abc import AsyncGenerator, Generator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,12 +28,20 @@ from llama_index.core.llms.structured_llm import StructuredLLM
 from llama_index.core.prompts import BasePromptTemplate, PromptTemplate
 from llama_index.core.types import Model, PydanticProgramMode, TokenAsyncGen, TokenGen
 
-from llamaindex_routellm._backends import Backends, as_function_calling, checked_models, own_messages
+from llamaindex_routellm._backends import (
+    Backends,
+    as_function_calling,
+    checked_models,
+    checked_utility,
+    own_messages,
+)
 from llamaindex_routellm._calling import RECORD_KEY, Caller, Question
-from llamaindex_routellm._settings import refuse_settings
+from llamaindex_routellm._capability import Capability, ContextPolicy, ToolPolicy
+from llamaindex_routellm._settings import check_choices, refuse_settings
 from llamaindex_routellm._text import TextFunction, scored_prompt, scored_text, template_question
 from llamaindex_routellm.structured import RoutedStructuredLLM
 from routellm_core.calibration import Budget
+from routellm_core.errors import ConfigurationError
 from routellm_core.policy import RoutingPolicy, policy_from
 from routellm_core.routers import Router
 from routellm_core.types import Fallback, OnError, Stickiness
@@ -84,6 +93,13 @@ class RouteLLM(FunctionCallingLLM):
         on_error: The route when scoring fails or there is nothing to score: "strong" (default), "weak",
             or "raise".
         router_timeout_s: Seconds scoring may take; None: no limit, and a quick router scores inline.
+        tool_policy: "all" (default): this is a model that calls tools if all backends do. "capable": if one does;
+            calls with tools then go only to those that do.
+        context_policy: "min" (default): the window is that of the tightest backend. "escalate": of the widest;
+            calls that do not fit the chosen backend go to a stronger one that they fit, as the tokenizer of
+            LlamaIndex's settings counts.
+        utility_backend: For steps that rewrite questions, see `utility` and `rewriting`: a route, or an LLM or
+            "provider:model" of its own.
         callback_manager: Set on the backends too, now or when it is assigned later.
         pydantic_program_mode: Set on the backends too.
 
@@ -103,9 +119,13 @@ class RouteLLM(FunctionCallingLLM):
     models: dict[str, Any] = Field(exclude=True, repr=False, frozen=True)
     policy: RoutingPolicy = Field(exclude=True, repr=False, frozen=True)
     text: Any = Field(default=None, exclude=True, repr=False)
+    tool_policy: ToolPolicy = Field(default="all", frozen=True)
+    context_policy: ContextPolicy = Field(default="min", frozen=True)
+    utility_backend: Any = Field(default=None, exclude=True, repr=False, frozen=True)
 
     _backends: Backends = PrivateAttr()
     _caller: Caller = PrivateAttr()
+    _to_utility: str = PrivateAttr(default="nothing")  # or "completions" or "everything"
 
     def __init__(
         self,
@@ -125,13 +145,18 @@ class RouteLLM(FunctionCallingLLM):
         fallback: Fallback | None = None,
         on_error: OnError | None = None,
         router_timeout_s: float | None = None,
+        tool_policy: ToolPolicy = "all",
+        context_policy: ContextPolicy = "min",
+        utility_backend: LLM | str | None = None,
         callback_manager: CallbackManager | None = None,
         pydantic_program_mode: PydanticProgramMode | None = None,
         **others: Any,
     ) -> None:
         # checked before pydantic runs, which would wrap these errors in its own
         refuse_settings(others, text)
+        check_choices(tool_policy, context_policy)
         chosen = checked_models(strong, weak, models)
+        utility = checked_utility(utility_backend, list(chosen))
         chosen_policy = policy_from(
             policy,
             tuple(chosen),
@@ -148,13 +173,24 @@ class RouteLLM(FunctionCallingLLM):
                 "router_timeout_s": router_timeout_s,
             },
         )
-        super().__init__(models=chosen, policy=chosen_policy, text=text)
-        self._backends = Backends(self.models)
-        self._caller = Caller(self.policy, self._backends)
+        super().__init__(
+            models=chosen,
+            policy=chosen_policy,
+            text=text,
+            tool_policy=tool_policy,
+            context_policy=context_policy,
+            utility_backend=utility,
+        )
+        self._wire(self.policy)
         if callback_manager is not None:
             self.callback_manager = callback_manager
         if pydantic_program_mode is not None:
             self.pydantic_program_mode = pydantic_program_mode
+
+    def _wire(self, policy: RoutingPolicy) -> None:
+        self._backends = Backends(self.models, self.utility_backend if self._utility_route is None else None)
+        capability = Capability(self._backends, self.tool_policy, self.context_policy)
+        self._caller = Caller(policy, self._backends, capability)
 
     @classmethod
     def class_name(cls) -> str:
@@ -169,7 +205,7 @@ class RouteLLM(FunctionCallingLLM):
     @property
     def metadata(self) -> LLMMetadata:
         """What holds for every backend; read when asked for, because some ask their server."""
-        return self._backends.metadata()
+        return self._backends.metadata(tools=self.tool_policy, context=self.context_policy)
 
     def to_payload(self) -> dict[str, Any]:
         """For events: routes, models and settings; no credentials."""
@@ -178,13 +214,19 @@ class RouteLLM(FunctionCallingLLM):
             "class_name": self.class_name(),
             **self.metadata.model_dump(),
             "models": each,
-            **self.policy.settings(),
+            **self._settings(),
         }
 
     @model_serializer(mode="wrap")
     def custom_model_dump(self, handler: Any, info: Any) -> dict[str, Any]:
         """Settings only; `RouteLLM.from_dict(dump, models=..., router=...)` restores."""
-        return {**self.policy.settings(), "class_name": self.class_name()}
+        return {**self._settings(), "class_name": self.class_name()}
+
+    def _settings(self) -> dict[str, Any]:
+        settings = {**self.policy.settings(), "tool_policy": self.tool_policy, "context_policy": self.context_policy}
+        if isinstance(self.utility_backend, str):
+            settings["utility_backend"] = self.utility_backend
+        return settings
 
     def __repr_args__(self) -> list[tuple[str | None, Any]]:
         shown = {name: llm if isinstance(llm, str) else llm.class_name() for name, llm in self.models.items()}
@@ -192,11 +234,15 @@ class RouteLLM(FunctionCallingLLM):
 
     # The base class drops what cannot be pickled and breaks on loading; this fails where the cause is.
     def __getstate__(self) -> dict[Any, Any]:
-        shared = {"pydantic_program_mode": self.pydantic_program_mode}
-        return {"models": self.models, "policy": self.policy, "text": self.text, **shared}
+        names = ("models", "policy", "text", "tool_policy", "context_policy", "utility_backend")
+        state: dict[Any, Any] = {name: getattr(self, name) for name in (*names, "pydantic_program_mode")}
+        return {**state, "_to_utility": self._to_utility}
 
     def __setstate__(self, state: dict[Any, Any]) -> None:
+        state = dict(state)
+        to_utility = state.pop("_to_utility")
         RouteLLM.__init__(self, **state)
+        self._to_utility = to_utility
 
     def __deepcopy__(self, memo: dict[int, Any] | None = None) -> RouteLLM:
         clone = type(self).__new__(type(self))
@@ -207,69 +253,142 @@ class RouteLLM(FunctionCallingLLM):
         """A copy that routes by the updated `models`, `policy` or `text`."""
         clone = super().model_copy(update=update, deep=deep)
         if not deep:
-            clone._backends = Backends(clone.models)
-            clone._caller = Caller(policy_from(clone.policy, tuple(clone.models), {}), clone._backends)
+            clone._wire(policy_from(clone.policy, tuple(clone.models), {}))
+        return clone
+
+    # -- steps that rewrite questions
+    @property
+    def utility(self) -> LLM:
+        """For components that only rewrite, such as `HyDEQueryTransform`: the LLM of `utility_backend`.
+
+        If that is a route, calls are recorded as forced to it.
+
+        Raises:
+            ConfigurationError: There is no `utility_backend`.
+        """
+        if self.utility_backend is None:
+            raise ConfigurationError("RouteLLM(utility_backend=) says which LLM rewrites questions; it is not given")
+        return self._backends.utility if self._utility_route is None else self._steered("everything")
+
+    @property
+    def rewriting(self) -> RouteLLM:
+        """For components that rewrite by `complete` and answer by other calls: this, with `complete` on `utility`.
+
+        Such is `CondensePlusContextChatEngine`, which takes one LLM for both.
+
+        Raises:
+            ConfigurationError: There is no `utility_backend`.
+        """
+        if self.utility_backend is None:
+            _ = self.utility  # says what to give
+        return self._steered("completions")
+
+    def _steered(self, to_utility: str) -> RouteLLM:
+        clone = self.__copy__()  # shares backends, pins and what was answered
+        clone._to_utility = to_utility
         return clone
 
     # -- questions
-    def _asked(self, messages: Sequence[ChatMessage], *, tools: bool = False) -> Question:
-        return Question(scored_text(messages, self.text), lambda: messages, tools)
+    def _asked(self, messages: Sequence[ChatMessage], tools: Any = ()) -> Question:
+        return Question(scored_text(messages, self.text), lambda: messages, bool(tools), route=self._route)
 
     def _asked_prompt(self, prompt: str) -> Question:
-        return Question(scored_prompt(prompt, self.text), lambda: [ChatMessage(role=MessageRole.USER, content=prompt)])
+        route = self._utility_route if self._to_utility == "completions" else self._route
+        return Question(
+            scored_prompt(prompt, self.text),
+            lambda: [ChatMessage(role=MessageRole.USER, content=prompt)],
+            route=route,
+        )
 
     def _asked_template(self, prompt: BasePromptTemplate, arguments: dict[str, Any]) -> Question:
         question = template_question(prompt, arguments)
-        if question is not None:
-            return Question(question, lambda: prompt.format_messages(llm=self, **arguments), is_template=True)
-        return self._asked(prompt.format_messages(llm=self, **arguments))
+        if question is None:
+            return self._asked(prompt.format_messages(llm=self, **arguments))
+        return Question(
+            question, lambda: prompt.format_messages(llm=self, **arguments), is_template=True, route=self._route
+        )
 
     def _asked_tools(
-        self, user_msg: str | ChatMessage | None, history: Sequence[ChatMessage] | None, *, tools: bool
+        self,
+        user_msg: str | ChatMessage | None,
+        history: Sequence[ChatMessage] | None,
+        tools: Sequence[BaseTool],
+        *,
+        must_call: bool,
     ) -> Question:
         messages = list(history or [])
         if isinstance(user_msg, ChatMessage):
             messages.append(user_msg)
         elif user_msg:
             messages.append(ChatMessage(role=MessageRole.USER, content=user_msg))
-        return self._asked(messages, tools=tools)
+        return Question(
+            scored_text(messages, self.text), lambda: messages, must_call, route=self._route, tools=list(tools)
+        )
+
+    @property
+    def _utility_route(self) -> str | None:
+        utility = self.utility_backend
+        return utility if isinstance(utility, str) and utility in self.models else None
+
+    @property
+    def _route(self) -> str | None:
+        return self._utility_route if self._to_utility == "everything" else None
+
+    @property
+    def _completes(self) -> LLM | None:
+        """Who completes prompts in this one's stead: a utility backend that is behind no route."""
+        if self._to_utility != "completions" or self._utility_route is not None:
+            return None
+        return self._backends.utility
 
     # -- the eight endpoints. Without LlamaIndex's callback decorators: the backend's own report the call, and a
     # second layer would count its tokens twice.
     def chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponse:
-        return self._caller.call(self._asked(messages), lambda llm: llm.chat(own_messages(llm, messages), **kwargs))
+        return self._caller.call(
+            self._asked(messages, kwargs.get("tools")), lambda llm: llm.chat(own_messages(llm, messages), **kwargs)
+        )
 
     async def achat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponse:
         return await self._caller.acall(
-            self._asked(messages), lambda llm: llm.achat(own_messages(llm, messages), **kwargs)
+            self._asked(messages, kwargs.get("tools")), lambda llm: llm.achat(own_messages(llm, messages), **kwargs)
         )
 
     def stream_chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponseGen:
         return self._caller.stream(
-            self._asked(messages), lambda llm: llm.stream_chat(own_messages(llm, messages), **kwargs)
+            self._asked(messages, kwargs.get("tools")),
+            lambda llm: llm.stream_chat(own_messages(llm, messages), **kwargs),
         )
 
     async def astream_chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponseAsyncGen:
         return await self._caller.astream(
-            self._asked(messages), lambda llm: llm.astream_chat(own_messages(llm, messages), **kwargs)
+            self._asked(messages, kwargs.get("tools")),
+            lambda llm: llm.astream_chat(own_messages(llm, messages), **kwargs),
         )
 
     def complete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> CompletionResponse:
+        if (other := self._completes) is not None:
+            return other.complete(prompt, formatted=formatted, **kwargs)
         return self._caller.call(
             self._asked_prompt(prompt), lambda llm: llm.complete(prompt, formatted=formatted, **kwargs)
         )
 
     async def acomplete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> CompletionResponse:
+        if (other := self._completes) is not None:
+            return await other.acomplete(prompt, formatted=formatted, **kwargs)
         return await self._caller.acall(
             self._asked_prompt(prompt), lambda llm: llm.acomplete(prompt, formatted=formatted, **kwargs)
         )
 
     def stream_complete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> CompletionResponseGen:
+        if (other := self._completes) is not None:
+            return other.stream_complete(prompt, formatted=formatted, **kwargs)
         return self._caller.stream(
             self._asked_prompt(prompt), lambda llm: llm.stream_complete(prompt, formatted=formatted, **kwargs)
         )
 
     async def astream_complete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> CompletionResponseAsyncGen:
+        if (other := self._completes) is not None:
+            return await other.astream_complete(prompt, formatted=formatted, **kwargs)
         return await self._caller.astream(
             self._asked_prompt(prompt), lambda llm: llm.astream_complete(prompt, formatted=formatted, **kwargs)
         )
@@ -364,7 +483,7 @@ class RouteLLM(FunctionCallingLLM):
         **kwargs: Any,
     ) -> ChatResponse:
         return self._caller.call(
-            self._asked_tools(user_msg, chat_history, tools=True),
+            self._asked_tools(user_msg, chat_history, tools, must_call=True),
             lambda llm: as_function_calling(llm).chat_with_tools(
                 tools, user_msg=user_msg, chat_history=_history(llm, chat_history), **kwargs
             ),
@@ -379,7 +498,7 @@ class RouteLLM(FunctionCallingLLM):
         **kwargs: Any,
     ) -> ChatResponse:
         return await self._caller.acall(
-            self._asked_tools(user_msg, chat_history, tools=True),
+            self._asked_tools(user_msg, chat_history, tools, must_call=True),
             lambda llm: as_function_calling(llm).achat_with_tools(
                 tools, user_msg=user_msg, chat_history=_history(llm, chat_history), **kwargs
             ),
@@ -394,7 +513,7 @@ class RouteLLM(FunctionCallingLLM):
         **kwargs: Any,
     ) -> ChatResponseGen:
         return self._caller.stream(
-            self._asked_tools(user_msg, chat_history, tools=True),
+            self._asked_tools(user_msg, chat_history, tools, must_call=True),
             lambda llm: as_function_calling(llm).stream_chat_with_tools(
                 tools, user_msg=user_msg, chat_history=_history(llm, chat_history), **kwargs
             ),
@@ -409,13 +528,13 @@ class RouteLLM(FunctionCallingLLM):
         **kwargs: Any,
     ) -> ChatResponseAsyncGen:
         return await self._caller.astream(
-            self._asked_tools(user_msg, chat_history, tools=True),
+            self._asked_tools(user_msg, chat_history, tools, must_call=True),
             lambda llm: as_function_calling(llm).astream_chat_with_tools(
                 tools, user_msg=user_msg, chat_history=_history(llm, chat_history), **kwargs
             ),
         )
 
-    # not `tools=True`: a backend that cannot call tools goes through them by prompting
+    # a backend that cannot call tools goes through them by prompting, unless the others hide that there is one
     def predict_and_call(
         self,
         tools: Sequence[BaseTool],
@@ -426,7 +545,7 @@ class RouteLLM(FunctionCallingLLM):
         **kwargs: Any,
     ) -> AgentChatResponse:
         return self._caller.call(
-            self._asked_tools(user_msg, chat_history, tools=False),
+            self._asked_tools(user_msg, chat_history, tools, must_call=self.tool_policy == "capable"),
             lambda llm: llm.predict_and_call(
                 list(tools), user_msg, _history(llm, chat_history), verbose, *args, **kwargs
             ),
@@ -442,7 +561,7 @@ class RouteLLM(FunctionCallingLLM):
         **kwargs: Any,
     ) -> AgentChatResponse:
         return await self._caller.acall(
-            self._asked_tools(user_msg, chat_history, tools=False),
+            self._asked_tools(user_msg, chat_history, tools, must_call=self.tool_policy == "capable"),
             lambda llm: llm.apredict_and_call(
                 list(tools), user_msg, _history(llm, chat_history), verbose, *args, **kwargs
             ),
@@ -476,3 +595,10 @@ def _own(llm_kwargs: dict[str, Any] | None) -> dict[str, Any] | None:
 
 def _history(llm: LLM, history: Sequence[ChatMessage] | None) -> list[ChatMessage] | None:
     return None if history is None else own_messages(llm, history)
+
+
+# LlamaIndex's span decorator asks for a method's signature at every call, and building it takes longer than routing.
+for _member in list(vars(RouteLLM).values()):
+    _method = getattr(_member, "__wrapped__", None)
+    if inspect.isfunction(_method):
+        _method.__signature__ = inspect.signature(_method)  # type: ignore[attr-defined]

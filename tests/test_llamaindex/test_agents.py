@@ -72,6 +72,21 @@ async def test_an_open_tool_loop_stays_where_a_fallback_put_it(streaming: bool, 
     ]
 
 
+@pytest.mark.parametrize("streaming", [True, False])
+async def test_an_agent_whose_backend_fails_inside_an_open_tool_loop_is_shown_to_no_other(streaming: bool, kit: Any):
+    made = kit.pair(fallback="any")
+    made.weak.script = [kit.call("look", {"q": "x"})]
+
+    def fail(q: str) -> str:
+        made.weak.fail = ConnectionError("weak down")
+        return "fine"
+
+    tool = type(kit.LOOK).from_defaults(fn=fail, name="look")
+    with collect_decisions() as taken, pytest.raises(ConnectionError, match="weak down"):
+        await FunctionAgent(tools=[tool], llm=made.llm, streaming=streaming).run(kit.EASY, memory=memory())
+    assert made.strong.hits == 0 and [d.reason for d in taken] == ["score"]
+
+
 def test_without_stickiness_each_step_is_scored(kit: Any):
     made = kit.pair(stickiness="none")
     made.weak.script = [kit.call("look", {"q": "x"})]
@@ -295,7 +310,7 @@ async def test_a_pin_reaches_the_steps_of_a_run_that_is_awaited_outside_the_scop
     with pinned(), collect_decisions() as taken:
         run = ReActAgent(tools=[kit.LOOK], llm=made.llm).run(kit.EASY, memory=memory())
     await run
-    assert made.strong.hits == 0 and [d.reason for d in taken] == ["score", "conversation"]
+    assert made.strong.hits == 0 and [d.reason for d in taken] == ["score", "pinned"]
 
 
 async def test_scopes_reach_the_steps_of_a_workflow(kit: Any):

@@ -94,6 +94,10 @@ def test_a_saved_router_with_scores_takes_a_quality_floor_or_a_budget(kit: Any, 
         ({"on_error": "ignore"}, "on_error must be one of"),
         ({"router_timeout_s": 0}, "router_timeout_s must be"),
         ({"text": "last"}, "text= is a function"),
+        ({"tool_policy": "any"}, "tool_policy must be one of 'all', 'capable', got 'any'"),
+        ({"context_policy": None}, "context_policy must be one of 'min', 'escalate'"),
+        ({"utility_backend": "small"}, r"utility_backend= is a route \(weak, strong\), an LLM or 'provider:model'"),
+        ({"utility_backend": 3}, "utility_backend= is a route, an LLM or a string, got int"),
         ({"router": 3}, "router must be a Router"),
         ({"system_prompt": "x"}, "set system_prompt on the backends"),
         ({"rate_limiter": object()}, "set rate_limiter on the backends"),
@@ -280,6 +284,8 @@ def test_a_dump_holds_settings_and_no_backend_and_restores_with_them(kit: Any):
         "fallback": "any",
         "on_error": "weak",
         "router_timeout_s": 2.0,
+        "tool_policy": "all",
+        "context_policy": "min",
     }
     again = RouteLLM.from_dict(dump, models=made.llm.models, router=made.router)
     assert again.to_dict() == dump and json.loads(made.llm.to_json()) == dump

@@ -8,6 +8,7 @@ import pytest
 from llama_index.core.instrumentation import get_dispatcher
 from llama_index.core.instrumentation.span import SimpleSpan
 from llama_index.core.instrumentation.span_handlers import SimpleSpanHandler
+from llama_index.core.prompts import PromptTemplate
 
 from llamaindex_routellm import RoutingDecisionEvent, events, force_route
 
@@ -82,10 +83,20 @@ def inside(span: Any) -> Any:
     return lambda: trace.use_span(span)
 
 
-def test_the_current_span_carries_route_reason_and_win_rate(kit: Any, span: Any, inside: Any):
+def test_the_current_span_carries_the_record(kit: Any, span: Any, inside: Any):
     with inside():
-        kit.pair().llm.complete(kit.EASY)
-    assert span.attributes == {"routellm.route": "weak", "routellm.reason": "score", "routellm.win_rate": 0.1}
+        record = kit.pair().llm.complete(kit.EASY).additional_kwargs["routellm"]
+    assert span.attributes == {f"routellm.{name}": value for name, value in record.items()}
+    assert set(record) == {"route", "reason", "win_rate", "threshold", "router", "scorer_ms"}
+
+
+def test_a_router_that_fails_says_so_on_the_span(kit: Any, span: Any, inside: Any):
+    with inside():
+        kit.pair(kit.ScriptedRouter(error=RuntimeError("boom"))).llm.complete(kit.EASY)
+    assert (span.attributes["routellm.reason"], span.attributes["routellm.error"]) == (
+        "scorer_error",
+        "ScoringError: router 'scripted' failed with RuntimeError",
+    )
 
 
 def test_a_span_that_does_not_record_is_left_alone(kit: Any, span: Any, inside: Any):
@@ -108,7 +119,38 @@ async def test_a_stream_that_falls_back_corrects_the_span_of_its_call(kit: Any, 
         asynchronous = await made.llm.astream_chat([kit.user(kit.EASY)])
     assert span.attributes["routellm.route"] == "weak"
     assert list(stream) and span.attributes["routellm.route"] == "strong"
+    assert span.attributes["routellm.fallback_from"] == "weak"
     assert [item async for item in asynchronous]
+
+
+# -- routers inside routers
+async def test_each_router_emits_its_own_decision_and_says_which_routes_are_around_it(kit: Any):
+    catch = kit.Catch()
+    events.dispatcher.add_event_handler(catch)
+    innermost = kit.pair(0.9)
+    inner = kit.pair(0.1, weak=innermost.llm)
+    outer = kit.pair(0.9, strong=inner.llm)
+    want = [("strong", []), ("weak", ["strong"]), ("strong", ["strong", "weak"])]
+    for ask in (
+        lambda: outer.llm.complete(kit.EASY),
+        lambda: list(outer.llm.stream_chat([kit.user(kit.EASY)])),
+        lambda: outer.llm.predict(PromptTemplate("{query_str}"), query_str=kit.EASY),
+    ):
+        catch.seen.clear()
+        ask()
+        assert [(e.decision["route"], e.outer) for e in catch.seen if isinstance(e, RoutingDecisionEvent)] == want
+    catch.seen.clear()
+    last = [item async for item in await outer.llm.astream_chat([kit.user(kit.EASY)])][-1]
+    assert [(e.decision["route"], e.outer) for e in catch.seen if isinstance(e, RoutingDecisionEvent)] == want
+    record = last.additional_kwargs["routellm"]
+    assert [r["route"] for r in (record, record["inner"], record["inner"]["inner"])] == ["strong", "weak", "strong"]
+
+
+def test_on_a_span_that_routers_share_the_outer_one_is_shown(kit: Any, span: Any, inside: Any):
+    outer = kit.pair(0.1, weak=kit.pair(0.9).llm)
+    with inside():
+        outer.llm.complete(kit.EASY)
+    assert (span.attributes["routellm.route"], span.attributes["routellm.win_rate"]) == ("weak", 0.1)
 
 
 def test_without_opentelemetry_calls_go_on(kit: Any, monkeypatch: Any):

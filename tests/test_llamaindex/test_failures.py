@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import threading
 from typing import Any
@@ -175,6 +176,22 @@ async def test_a_late_router_lets_the_named_route_answer(kit: Any):
     release.set()
 
 
+async def test_a_router_that_hangs_is_left_alone_and_every_record_event_and_span_says_so(kit: Any):
+    from llamaindex_routellm import RoutingDecisionEvent, events
+
+    release, catch = threading.Event(), kit.Catch()
+    events.dispatcher.add_event_handler(catch)
+    made = kit.pair(kit.ScriptedRouter(lambda text: float(release.wait(30))), router_timeout_s=0.01)
+    records = [made.llm.complete(kit.EASY).additional_kwargs["routellm"] for _ in range(3)]
+    records.append((await made.llm.achat([kit.user(kit.EASY)])).additional_kwargs["routellm"])
+    assert len(made.router.calls) == 3  # the fourth call did not wait, and did not ask
+    assert [r["reason"] for r in records] == ["scorer_error"] * 4
+    assert ["was late 3 times in a row" in r["error"] for r in records] == [False, False, False, True]
+    assert [e.decision for e in catch.seen if isinstance(e, RoutingDecisionEvent)] == records
+    assert "left alone" in made.llm.stream_chat([kit.user(kit.EASY)]).__next__().additional_kwargs["routellm"]["error"]
+    release.set()
+
+
 async def test_slow_scoring_does_not_block_the_event_loop(kit: Any):
     released = threading.Event()
     # the router waits for something that only a free event loop does; blocked, it would give 0.0
@@ -271,8 +288,39 @@ def test_a_pin_keeps_the_first_route_and_a_fallback_moves_it(kit: Any):
         made.weak.fail = None
         second = made.llm.complete(kit.EASY).additional_kwargs["routellm"]
     assert (first["route"], first["fallback_from"]) == ("strong", "weak")
-    assert second == {"route": "strong", "reason": "conversation"}
+    assert second == {"route": "strong", "reason": "pinned"}
     assert "weak" in made.llm.complete(kit.EASY).text
+
+
+def test_a_pin_gives_way_to_a_forced_route_and_an_open_tool_loop_and_goes_before_the_conversation(kit: Any):
+    made = kit.pair(stickiness="conversation")
+    made.weak.script = ["short answer", kit.call("look", {"q": "x"})]
+    answer = made.llm.chat([kit.user(kit.EASY)])
+    looped = made.llm.chat_with_tools([kit.LOOK], user_msg=kit.EASY)
+    talk = [kit.user(kit.EASY), answer.message, kit.user("Go on with the story, please")]
+    result = ChatMessage(role="tool", content="r", additional_kwargs={"tool_call_id": "c1"})
+    reasons = []
+    with pinned():
+        for messages, forced in (
+            ([kit.user(kit.HARD)], None),  # sets the pin, strong
+            (talk, None),
+            ([kit.user(kit.EASY), looped.message, result], None),
+            (talk, "weak"),
+        ):
+            scope = force_route(forced) if forced else contextlib.nullcontext()
+            with scope:
+                record = made.llm.chat(messages).additional_kwargs["routellm"]
+            reasons.append((record["route"], record["reason"]))
+    assert reasons == [("strong", "score"), ("strong", "pinned"), ("weak", "tool_loop"), ("weak", "forced")]
+    record = made.llm.chat(talk).additional_kwargs["routellm"]
+    assert record == {"route": "weak", "reason": "conversation"}
+
+
+def test_a_pin_holds_even_without_stickiness(kit: Any):
+    made = kit.pair(stickiness="none")
+    with pinned():
+        records = [made.llm.complete(text).additional_kwargs["routellm"] for text in (kit.EASY, kit.HARD)]
+    assert [(r["route"], r["reason"]) for r in records] == [("weak", "score"), ("weak", "pinned")]
 
 
 def test_a_forced_call_neither_sets_nor_obeys_a_pin(kit: Any):

@@ -262,12 +262,14 @@ def test_each_attempt_gets_llm_kwargs_of_its_own(kit: Any):
 # -- chat engines
 @pytest.fixture
 def engine(index: Any) -> Any:
-    def make(name: str, llm: Any) -> Any:
+    def make(name: str, llm: Any, *, streaming: bool = False) -> Any:
         retriever = index(VectorStoreIndex).as_retriever()
         memory = ChatMemoryBuffer.from_defaults(token_limit=10**6)  # upstream's default leaves a database open
         if name == "condense_question":
             return CondenseQuestionChatEngine.from_defaults(
-                query_engine=index(VectorStoreIndex).as_query_engine(llm=llm), llm=llm, memory=memory
+                query_engine=index(VectorStoreIndex).as_query_engine(llm=llm, streaming=streaming),
+                llm=llm,
+                memory=memory,
             )
         if name == "simple":
             return SimpleChatEngine.from_defaults(llm=llm, memory=memory)
@@ -316,3 +318,68 @@ def test_a_sticky_conversation_stays_where_it_began(name: str, engine: Any, kit:
             assert second in str(chat.chat(kit.HARD))
             assert second in "".join(chat.stream_chat(f"{kit.HARD} again").response_gen)
         assert {d.reason for d in taken} == {"conversation" if stickiness == "conversation" else "score"}
+
+
+# What each engine's two turns are scored on: a hard question, then "why?". Rewriting prompts hold the whole
+# conversation; whose they are is said by `utility` and `rewriting`, never guessed from their text.
+SCORED = {
+    "simple": ["HARD", "HARD\nwhy?"],
+    "context": ["HARD", "HARD\nwhy?"],
+    "condense_plus_context": ["HARD", "<rewriting prompt>", "HARD\nwhy?"],
+    # its first turn rewrites nothing, the second scores the question to rewrite, then the rewritten one
+    "condense_question": ["HARD", "why?", "<rewritten>"],
+}
+
+
+@pytest.mark.parametrize("how", ["chat", "achat", "stream_chat", "astream_chat"])
+@pytest.mark.parametrize("name", list(SCORED))
+async def test_what_each_chat_engine_is_scored_on(name: str, how: str, index: Any, engine: Any, kit: Any):
+    rewritten = "Why does the proof of the theorem hold?"
+    made = kit.pair()
+    chat = engine(name, made.llm, streaming="stream" in how)
+    for text in (kit.HARD, "why?"):
+        if name == "condense_question" and text == "why?":
+            made.weak.script = [rewritten]
+        answer = getattr(chat, how)(text)
+        if inspect.isawaitable(answer):
+            answer = await answer
+        if how == "stream_chat":
+            assert "".join(answer.response_gen)
+        elif how == "astream_chat":
+            assert "".join([token async for token in answer.async_response_gen()])
+    scored = [text for prompts in made.router.calls for text in prompts]
+    shown = [
+        "<rewriting prompt>" if len(text) > 200 else text.replace(kit.HARD, "HARD").replace(rewritten, "<rewritten>")
+        for text in scored
+    ]
+    assert list(dict.fromkeys(shown)) == SCORED[name]
+    assert made.strong.hits >= 1
+
+
+def test_a_short_question_with_no_history_is_scored_alone_whatever_template_packs_it(index: Any, kit: Any):
+    made, short = kit.pair(), "What time is it"  # 15 characters
+    chat = ChatPromptTemplate.from_messages(
+        [("system", "{context_str}"), ("user", "Prove all of this: {context_str}"), ("user", "Now: {query_str}")]
+    )
+    mapped = ChatPromptTemplate.from_messages([("user", "Prove {ctx} and say {my_q}")])
+    mapped.template_var_mappings = {"query_str": "my_q", "context_str": "ctx"}
+    for prompt in (chat, mapped):
+        made.llm.predict(prompt, context_str=kit.CONTEXT, query_str=short)
+    for mode in MODES:
+        index().as_query_engine(llm=made.llm, response_mode=mode).query(short)
+    assert {text for prompts in made.router.calls for text in prompts} == {short}
+
+
+def test_a_short_follow_up_in_a_template_is_scored_with_the_history_before_it(kit: Any):
+    made = kit.pair()
+    history = [
+        ("user", kit.HARD),
+        ("assistant", "Done."),
+        ("user", "and?"),
+        ("assistant", "More."),
+        ("user", "{query_str}"),
+    ]
+    made.llm.predict(
+        ChatPromptTemplate.from_messages([("system", "{context_str}"), *history]), context_str="c", query_str="why?"
+    )
+    assert made.router.calls == [[f"{kit.HARD}\nwhy?"]]

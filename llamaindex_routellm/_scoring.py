@@ -1,0 +1,33 @@
+"""Scoring with a LlamaIndex LLM: its events are told apart, and its tokens are no answer's."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+
+from llama_index.core.instrumentation.dispatcher import active_instrument_tags  # type: ignore[attr-defined] # re-exported silently
+
+from llamaindex_routellm._open_calls import current_call
+from llamaindex_routellm._scopes import unsteered
+from routellm_core.policy import RoutingPolicy
+
+__all__ = ["SCORING_TAG", "scoring"]
+
+SCORING_TAG = {"routellm": "scoring"}
+"""On every event and span of an LLM that scores; `event.tags` has it."""
+
+
+@contextlib.contextmanager
+def scoring(policy: RoutingPolicy) -> Iterator[None]:
+    """Around a policy's decision: a router may be an LLM, and that LLM a router."""
+    if policy.router.is_quick:  # then it calls no model
+        yield
+        return
+    tags = active_instrument_tags.set({**active_instrument_tags.get(), **SCORING_TAG})
+    call = current_call.set(None)
+    try:
+        with unsteered():
+            yield
+    finally:
+        current_call.reset(call)
+        active_instrument_tags.reset(tags)
