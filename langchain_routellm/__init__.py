@@ -11,10 +11,27 @@ from routellm_core._version import __version__
 
 if TYPE_CHECKING:
     from langchain_routellm.chat_models import ChatRouteLLM as ChatRouteLLM
+    from langchain_routellm.encoders import LangChainEncoder as LangChainEncoder
+    from langchain_routellm.middleware import RouteLLMMiddleware as RouteLLMMiddleware
+    from langchain_routellm.recorder import CallRecorder as CallRecorder
+    from langchain_routellm.runnables import RouterRunnable as RouterRunnable
 
-_NAMES = {"ChatRouteLLM": "langchain_routellm.chat_models"}
+_NAMES = {
+    "CallRecorder": "langchain_routellm.recorder",
+    "ChatRouteLLM": "langchain_routellm.chat_models",
+    "LangChainEncoder": "langchain_routellm.encoders",
+    "RouteLLMMiddleware": "langchain_routellm.middleware",
+    "RouterRunnable": "langchain_routellm.runnables",
+}
 
-__all__ = ["ChatRouteLLM", "__version__"]
+__all__ = [
+    "CallRecorder",
+    "ChatRouteLLM",
+    "LangChainEncoder",
+    "RouteLLMMiddleware",
+    "RouterRunnable",
+    "__version__",
+]
 
 
 def __getattr__(name: str) -> Any:
@@ -24,6 +41,8 @@ def __getattr__(name: str) -> Any:
         from routellm_core._lazy import need
 
         need("langchain_core", extra="langchain", why="langchain_routellm")
+        if name == "RouteLLMMiddleware":
+            need("langchain", extra="langchain", why=name)
         value = getattr(importlib.import_module(_NAMES[name]), name)
         globals()[name] = value
         return value

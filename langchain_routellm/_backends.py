@@ -2,19 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, cast
 
 from langchain_core.language_models import ModelProfile
 from langchain_core.language_models.chat_models import BaseChatModel
-from langchain_core.messages import BaseMessage
+from langchain_core.messages import AIMessage, BaseMessage, ToolMessage
 from langchain_core.messages.utils import count_tokens_approximately
 
 from routellm_core._lazy import need
 from routellm_core.errors import ConfigurationError, MissingExtraError
 from routellm_core.policy import named_routes
 
-__all__ = ["Needs", "can_take", "checked_models", "common_profile", "made", "tuned"]
+__all__ = ["ModelString", "Needs", "can_take", "check_each", "checked_models", "common_profile", "made", "tuned"]
+
+
+class ModelString(str):
+    """A "provider:model" string with settings for the chat model it will become.
+
+    Args:
+        spec: The string.
+        settings: Arguments of the chat model's constructor.
+    """
+
+    __slots__ = ("settings",)
+    settings: dict[str, Any]
+
+    def __new__(cls, spec: str, settings: Mapping[str, Any]) -> ModelString:
+        self = super().__new__(cls, spec)
+        self.settings = dict(settings)
+        return self
+
+    def __getnewargs__(self) -> tuple[str, dict[str, Any]]:  # type: ignore[override] # ours takes two
+        return str(self), self.settings
 
 
 def checked_models(strong: Any, weak: Any, models: Any) -> dict[str, BaseChatModel | str]:
@@ -46,7 +66,8 @@ def made(spec: str, route: str | None = None) -> BaseChatModel:
     where = "" if route is None else f"route {route!r}: "
     chat_models = need("langchain.chat_models", extra="langchain", why=f"{where}the backend {spec!r}")
     try:
-        return cast("BaseChatModel", chat_models.init_chat_model(spec))
+        settings = spec.settings if isinstance(spec, ModelString) else {}
+        return cast("BaseChatModel", chat_models.init_chat_model(str(spec), **settings))
     except ImportError as error:
         raise MissingExtraError(f"{where}the backend {spec!r}: {error}") from error
     except Exception as error:
@@ -62,6 +83,25 @@ def tuned(backend: BaseChatModel, settings: Mapping[str, Any]) -> BaseChatModel:
     copy = backend.model_copy(update=dict(settings))
     copy.__dict__.pop("_serialized", None)  # cached in the original; kept, the copy would share its cache key
     return copy
+
+
+def check_each(models: Mapping[str, Any], attempt: Callable[[Any], Any], what: str) -> None:
+    """Find the backend that something cannot be done with; strings can do everything.
+
+    Raises:
+        ConfigurationError: `attempt` failed with one; names the route.
+    """
+    for route, backend in models.items():
+        if isinstance(backend, str):
+            continue
+        try:
+            attempt(backend)
+        except Exception as error:
+            raise ConfigurationError(
+                f"route {route!r}: its backend, a {type(backend).__name__}, cannot be {what} "
+                f"({type(error).__name__}: {error}). Give it as a 'provider:model' string, or make the router where it "
+                "is needed, from its to_config()"
+            ) from error
 
 
 def common_profile(backends: Iterable[Any]) -> ModelProfile | None:
@@ -83,10 +123,14 @@ def common_profile(backends: Iterable[Any]) -> ModelProfile | None:
 _INPUTS = {
     "image": "image_inputs",
     "image_url": "image_inputs",
+    "input_image": "image_inputs",
     "audio": "audio_inputs",
     "input_audio": "audio_inputs",
     "video": "video_inputs",
+    "document": "pdf_inputs",
 }
+_OF_MIME = {"image": "image_inputs", "audio": "audio_inputs", "video": "video_inputs"}
+_IN_TOOL_RESULTS = {"image_inputs": "image_tool_message", "pdf_inputs": "pdf_tool_message"}
 
 
 class Needs:
@@ -96,19 +140,21 @@ class Needs:
         messages: The request.
         tools: Whether tools are bound.
         structured: Whether structured output is wanted.
+        method: By which method it is wanted; None: by the backend's own choice.
+
+    Attributes:
+        inputs: Keys of a profile that must not be False.
     """
 
-    def __init__(self, messages: Sequence[BaseMessage], *, tools: bool, structured: bool) -> None:
+    def __init__(
+        self, messages: Sequence[BaseMessage], *, tools: bool, structured: bool, method: str | None = None
+    ) -> None:
         self.messages = messages
-        self.tools = tools
+        self.tools = tools or method == "function_calling"
         self.structured = structured
-        self.inputs = {
-            kind
-            for message in messages
-            if isinstance(message.content, list)
-            for block in message.content
-            if isinstance(block, dict) and (kind := _input_kind(block)) is not None
-        }
+        self.inputs = {kind for message in messages for kind in _message_inputs(message)}
+        if method == "json_schema":
+            self.inputs.add("structured_output")
         self._tokens: int | None = None
 
     @property
@@ -119,10 +165,41 @@ class Needs:
         return self._tokens
 
 
+def _message_inputs(message: BaseMessage) -> Iterator[str]:
+    # what a model itself made reaches other routes as text
+    if isinstance(message.content, str) or isinstance(message, AIMessage):
+        return
+    for block in message.content:
+        if not isinstance(block, dict):
+            continue
+        if block.get("type") == "tool_result":  # Anthropic's own form
+            inner = block.get("content")
+            for part in inner if isinstance(inner, list) else []:
+                if isinstance(part, dict) and (kind := _input_kind(part)) is not None:
+                    yield _IN_TOOL_RESULTS.get(kind, kind)
+        elif (kind := _input_kind(block)) is not None:
+            yield kind
+            if isinstance(message, ToolMessage) and kind in _IN_TOOL_RESULTS:
+                yield _IN_TOOL_RESULTS[kind]
+
+
 def _input_kind(block: dict[str, Any]) -> str | None:
+    """The key of a profile that says whether a backend takes such a block, in any provider's form."""
     kind = str(block.get("type"))
-    if kind == "file" and block.get("mime_type") == "application/pdf":
-        return "pdf_inputs"
+    if kind in ("file", "input_file", "media", "document"):
+        source = block.get("source") or block.get("file")
+        inner = source if isinstance(source, dict) else {}
+        if inner.get("type") in ("text", "content"):
+            return None
+        mime = str(block.get("mime_type") or inner.get("media_type") or "")
+        data = str(inner.get("file_data") or block.get("file_data") or "")[:40].removeprefix("data:")
+        mime = mime or data.partition(";")[0]
+        if mime == "application/pdf":
+            return "pdf_inputs"
+        if mime.startswith("text/"):
+            return None
+        if mime:
+            return _OF_MIME.get(mime.partition("/")[0])
     return _INPUTS.get(kind)
 
 

@@ -12,6 +12,7 @@ from typing import Any
 from langchain_core.callbacks import (
     AsyncCallbackManager,
     AsyncCallbackManagerForChainRun,
+    BaseCallbackManager,
     CallbackManager,
     CallbackManagerForChainRun,
 )
@@ -19,14 +20,27 @@ from langchain_core.exceptions import ContextOverflowError
 from langchain_core.runnables import Runnable, RunnableConfig
 from langchain_core.runnables.config import var_child_runnable_config
 
-from langchain_routellm._config import DECISION, for_child, split, with_defaults
-from langchain_routellm._record import run_metadata
-from routellm_core.policy import RouteRequest, RoutingPolicy, error_to_raise, may_fall_back
+from langchain_routellm._config import DECISION, for_child, joined_callbacks, split, with_defaults
+from langchain_routellm._first_token import FirstToken
+from langchain_routellm._record import PREFIX, run_metadata
+from langchain_routellm._usage import AnswerUsage, RunsUsage
+from routellm_core.policy import (
+    RouteRequest,
+    RoutingPolicy,
+    Turns,
+    error_to_raise,
+    is_collecting,
+    may_fall_back,
+    observe,
+)
 from routellm_core.types import Decision
 
-__all__ = ["Call", "Host", "adecide", "scoring"]
+__all__ = ["Call", "Host", "adecide", "scoring", "turns"]
 
 _logger = logging.getLogger("routellm_core.langchain")
+
+turns = Turns()
+"""Asynchronous calls pass here before they do anything: a thousand at once must not hold up their event loop."""
 
 
 class Host(ABC):
@@ -37,12 +51,18 @@ class Host(ABC):
         name: Of the chain run.
         defaults: Callbacks, tags and metadata given to the constructor.
         verbose: Whether the chain run is printed.
+        model_names_route: Whether the call argument `model=` is ours.
+        decides_in_run: Whether a decision needs its call's own run, so that a batch cannot decide beforehand.
+        hides_usage: Whether answers carry no token counts, so that a collector needs those of the runs below.
     """
 
     policy: RoutingPolicy
     name: str
     defaults: RunnableConfig
     verbose: bool = False
+    model_names_route: bool = True
+    decides_in_run: bool = False
+    hides_usage: bool = False
 
     @abstractmethod
     def request(
@@ -57,6 +77,14 @@ class Host(ABC):
     def child_input(self, value: Any, route: str) -> Any:
         """The input as the route's target takes it."""
         return value
+
+    def override(self, call: Call, run: CallbackManagerForChainRun) -> Decision | None:
+        """A decision that nothing has to be scored for."""
+        return None
+
+    async def aoverride(self, call: Call, run: AsyncCallbackManagerForChainRun) -> Decision | None:
+        """`override`, awaiting what it calls."""
+        return None
 
     def is_ready(self, route: str) -> bool:
         """Whether `target` is quick for this route; if not, async calls run `make_ready` in a thread first."""
@@ -74,9 +102,11 @@ class Call:
         self.value = value
         self.config = with_defaults(config, host.defaults)
         self.run_id = self.config.pop("run_id", None)
-        self.settings, self.kwargs = split(self.config, kwargs)
+        self.settings, self.kwargs = split(self.config, kwargs, model_names_route=host.model_names_route)
         self.failures: list[tuple[str, Exception]] = []
         self.queue: list[Decision] | None = None
+        self._first_token = None if host.policy.fallback == "none" else FirstToken()
+        self._runs_usage: RunsUsage | None = None
 
     # -- the chain run
     def _manager(self, cls: Any) -> Any:
@@ -113,6 +143,9 @@ class Call:
         given = self.settings.get(DECISION)
         if isinstance(given, Decision):
             return given
+        override = self.host.override(self, run)
+        if override is not None:
+            return override
         with scoring(self.host.policy, self.config, run):
             return self.host.policy.decide([self.request(may_wait=True)])[0]
 
@@ -121,10 +154,50 @@ class Call:
         given = self.settings.get(DECISION)
         if isinstance(given, Decision):
             return given
+        override = await self.host.aoverride(self, run)
+        if override is not None:
+            return override
         with scoring(self.host.policy, self.config, run):
             return (await adecide(self.host, [self.request(may_wait=False)]))[0]
 
     # -- the attempts
+    def marked(self, config: RunnableConfig, decision: Decision) -> RunnableConfig:
+        """A child's config with the record in its metadata, and the watch for its first token."""
+        # the record of a router around this one must not mix with ours: not every record has every field
+        metadata = {name: value for name, value in config.get("metadata", {}).items() if not name.startswith(PREFIX)}
+        config["metadata"] = {**metadata, **run_metadata(decision)}
+        manager = config.get("callbacks")
+        if isinstance(manager, BaseCallbackManager):
+            manager.remove_metadata([name for name in manager.inheritable_metadata if name.startswith(PREFIX)])
+        if self._first_token is not None:
+            config["callbacks"] = joined_callbacks([self._first_token], config.get("callbacks"))
+        if is_collecting():
+            self._collecting(config)
+        return config
+
+    def _collecting(self, config: RunnableConfig) -> None:
+        callbacks = config.get("callbacks") or []
+        for handler in callbacks.handlers if isinstance(callbacks, BaseCallbackManager) else callbacks:
+            if isinstance(handler, RunsUsage):
+                handler.is_nested = True  # what we take is said by us
+        if self.host.hides_usage:
+            self._runs_usage = RunsUsage()
+            config["callbacks"] = joined_callbacks([self._runs_usage], callbacks)
+
+    def observed(self, decision: Decision) -> AnswerUsage | None:
+        """Tell the collectors whose answer it is; what adds up its token counts, if anybody wants them."""
+        if not is_collecting():
+            return None
+        observe(decision)
+        return self._runs_usage or AnswerUsage()
+
+    def answered(self, decision: Decision, answer: Any) -> None:
+        """Tell the collectors, once the whole answer is there."""
+        usage = self.observed(decision)
+        if usage is not None:
+            usage.add(answer)
+            usage.report(decision)
+
     def child(
         self,
         decision: Decision,
@@ -132,8 +205,7 @@ class Call:
     ) -> tuple[Runnable[Any, Any], Any, RunnableConfig, dict[str, Any]]:
         """What to call for an attempt: target, input, config and keyword arguments."""
         target, kwargs = self.host.target(decision.route, self.kwargs)
-        config = for_child(self.config, run.get_child())
-        config["metadata"] = {**config.get("metadata", {}), **run_metadata(decision)}
+        config = self.marked(for_child(self.config, run.get_child()), decision)
         return target, self.host.child_input(self.value, decision.route), config, kwargs
 
     async def achild(
@@ -154,6 +226,8 @@ class Call:
                 this call, with the others attached, when no route is left.
         """
         self.failures.append((decision.route, error))
+        if self._first_token is not None and self._first_token.seen:
+            raise error_to_raise(self.failures, last_is_passing=False)  # the reader has the beginning of an answer
         # what one model's context cannot hold another's may
         if not (may_fall_back(error) or isinstance(error, ContextOverflowError)):
             raise error_to_raise(self.failures, last_is_passing=False)
@@ -179,6 +253,7 @@ def scoring(
         yield
         return
     child = for_child(config, None if run is None else run.get_child())
+    child.pop("run_id", None)  # that of a batch's first item
     child["tags"] = [*child.get("tags", []), "nostream"]
     token = var_child_runnable_config.set(child)
     try:

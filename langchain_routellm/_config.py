@@ -12,13 +12,13 @@ from langchain_core.runnables.config import ensure_config
 from langchain_routellm._record import PREFIX
 from routellm_core.errors import ConfigurationError
 
-__all__ = ["DECISION", "for_child", "split", "with_defaults"]
+__all__ = ["DECISION", "SETTINGS", "checked", "for_child", "joined_callbacks", "split", "with_defaults"]
 
 DECISION = "__routellm_decision"
 """A batch's decision on its way to the item; langchain keeps keys with "__" out of traces."""
 
-
-_SETTINGS = (PREFIX + "route", PREFIX + "threshold", PREFIX + "stickiness")
+SETTINGS = (PREFIX + "route", PREFIX + "threshold", PREFIX + "stickiness")
+"""What one call can change, in `config["configurable"]`."""
 
 
 def with_defaults(config: RunnableConfig | None, own: RunnableConfig) -> RunnableConfig:
@@ -34,11 +34,12 @@ def with_defaults(config: RunnableConfig | None, own: RunnableConfig) -> Runnabl
     if own_metadata := own.get("metadata"):
         merged["metadata"] = {**own_metadata, **merged.get("metadata", {})}
     if own_callbacks := own.get("callbacks"):
-        merged["callbacks"] = _joined_callbacks(own_callbacks, merged.get("callbacks"))
+        merged["callbacks"] = joined_callbacks(own_callbacks, merged.get("callbacks"))
     return merged
 
 
-def _joined_callbacks(own: Any, given: Any) -> Any:
+def joined_callbacks(own: Any, given: Any) -> Any:
+    """Callbacks of a config with our own first; neither is changed."""
     handlers: list[BaseCallbackHandler] = list(own.handlers if isinstance(own, BaseCallbackManager) else own)
     if given is None or isinstance(given, list):
         return [*handlers, *(handler for handler in given or [] if handler not in handlers)]
@@ -48,17 +49,28 @@ def _joined_callbacks(own: Any, given: Any) -> Any:
     return manager
 
 
-def split(config: RunnableConfig, kwargs: dict[str, Any]) -> tuple[Mapping[str, Any], dict[str, Any]]:
-    """This call's settings, and its arguments without `model=`, which names a route.
+def checked(settings: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The same, if all of our settings in it exist.
 
     Raises:
-        ConfigurationError: A `routellm_` setting that does not exist; ignored, it would look obeyed.
+        ConfigurationError: A `routellm_` setting that does not; ignored, it would look obeyed.
     """
-    settings: Mapping[str, Any] = config.get("configurable") or {}
     for name in settings:
-        if name.startswith(PREFIX) and name not in _SETTINGS:
-            raise ConfigurationError(f"unknown setting {name!r}; the settings of a call are {', '.join(_SETTINGS)}")
-    if "model" not in kwargs:
+        if isinstance(name, str) and name.startswith(PREFIX) and name not in SETTINGS:
+            raise ConfigurationError(f"unknown setting {name!r}; the settings of a call are {', '.join(SETTINGS)}")
+    return settings
+
+
+def split(
+    config: RunnableConfig, kwargs: dict[str, Any], *, model_names_route: bool = True
+) -> tuple[Mapping[str, Any], dict[str, Any]]:
+    """This call's settings, and its arguments without `model=`, where that names a route.
+
+    Raises:
+        ConfigurationError: As `checked`.
+    """
+    settings = checked(config.get("configurable") or {})
+    if not model_names_route or "model" not in kwargs:
         return settings, kwargs
     rest = {name: value for name, value in kwargs.items() if name != "model"}
     if kwargs["model"] is None:
@@ -73,8 +85,9 @@ def for_child(config: RunnableConfig, callbacks: BaseCallbackManager | None) -> 
     if callbacks is not None:
         child["callbacks"] = callbacks
     child["configurable"] = {
-        name: value
+        # None instead of nothing: a binding merges the ambient config in, where the setting still stands
+        name: None if name.startswith(PREFIX) else value
         for name, value in (config.get("configurable") or {}).items()
-        if not name.startswith(PREFIX) and name != DECISION
+        if name != DECISION
     }
     return cast("RunnableConfig", child)

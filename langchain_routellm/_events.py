@@ -13,9 +13,9 @@ from langchain_core.callbacks import AsyncCallbackManagerForChainRun, CallbackMa
 from langchain_core.language_models.chat_model_stream import AsyncChatModelStream, ChatModelStream
 from langchain_core.runnables import RunnableConfig
 
-from langchain_routellm._call import Call, Host
+from langchain_routellm._call import Call, Host, turns
 from langchain_routellm._record import with_record
-from routellm_core.policy import observe
+from langchain_routellm._usage import AnswerUsage
 from routellm_core.types import Decision
 
 __all__ = ["astream_events", "stream_events"]
@@ -28,6 +28,12 @@ def _marked(event: Mapping[str, Any], decision: Decision) -> Mapping[str, Any]:
     return {**event, "metadata": with_record(event.get("metadata") or {}, decision)}
 
 
+def _report(usage: AnswerUsage | None, message: Any, decision: Decision) -> None:
+    if usage is not None:
+        usage.add(message)
+        usage.report(decision)
+
+
 class _Pump:
     """Moves a backend's events into our stream, one at a time; nothing starts before the first is asked for."""
 
@@ -37,6 +43,7 @@ class _Pump:
         self.run: CallbackManagerForChainRun | None = None
         self.decision: Decision | None = None
         self.source: Iterator[Any] | None = None
+        self.usage: AnswerUsage | None = None
 
     def _next(self, run: CallbackManagerForChainRun) -> tuple[Any, Decision]:
         """The next event (None: no more) and whose it is; before the first one other routes may be tried."""
@@ -69,9 +76,10 @@ class _Pump:
             self.run.on_chain_error(error)
             return False
         if not self.stream.has_events:
-            observe(decision)
+            self.usage = self.call.observed(decision)
         self.stream.dispatch(_marked(event, decision))
         if self.stream.done and self.stream.output_message is not None:
+            _report(self.usage, self.stream.output_message, decision)
             self.run.on_chain_end(self.stream.output_message)
         return True
 
@@ -93,6 +101,7 @@ async def astream_events(
     runs: list[AsyncCallbackManagerForChainRun] = []
 
     async def produce(run: AsyncCallbackManagerForChainRun) -> None:
+        usage: AnswerUsage | None = None
         try:
             decision = await call.adecide(run)
             while True:
@@ -104,7 +113,7 @@ async def astream_events(
                     async with source:
                         async for event in source:
                             if not stream.has_events:
-                                observe(decision)
+                                usage = call.observed(decision)
                             stream.dispatch(_marked(event, decision))
                     break
                 except Exception as error:  # noqa: BLE001 - next_attempt() raises all but passing failures
@@ -119,9 +128,11 @@ async def astream_events(
             if isinstance(error, asyncio.CancelledError):
                 raise
             return
+        _report(usage, stream.output_message, decision)
         await run.on_chain_end(stream.output_message)
 
     async def start() -> None:
+        await turns.take()
         async with lock:
             if stream._producer_task is None:  # private: aclose() cancels this task and no other
                 runs.append(await call.astart())

@@ -1,4 +1,4 @@
-"""Reading a conversation: what to score, where it is pinned, and what another provider can take of it."""
+"""Reading a conversation: what to score, and where it is pinned."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from langchain_routellm._record import RECORD, record_of, route_of
 from routellm_core.errors import ConfigurationError
 from routellm_core.policy import routing_text
 
-__all__ = ["conversation_route", "portable", "text_to_score", "tool_loop_route"]
+__all__ = ["conversation_route", "text_to_score", "tool_loop_route", "with_inner_record"]
 
 
 def text_to_score(messages: Sequence[BaseMessage], text: Callable[[list[BaseMessage]], str | None] | None) -> str:
@@ -60,45 +60,8 @@ def conversation_route(messages: Sequence[BaseMessage]) -> str | None:
     return next((route for message in reversed(messages) if (route := route_of(message)) is not None), None)
 
 
-def portable(
-    messages: list[BaseMessage], route: str, provider: Callable[[], str | None], *, is_router: bool = False
-) -> list[BaseMessage]:
-    """The history as the backend of `route` can take it; the same list when nothing had to change.
-
-    AI turns of another route, or without a record of another provider, are rewritten into text and tool
-    calls: thinking blocks, encrypted reasoning and response ids mean nothing elsewhere, and some clients
-    refuse them. Turns of unknown origin are left alone.
-
-    Args:
-        messages: The history; never changed.
-        route: Where it goes.
-        provider: Gives the backend's provider; asked only when a turn without a record needs it.
-        is_router: The backend is a router itself, so its own records are put back.
-    """
-    changed: dict[int, BaseMessage] = {}
-    for position, message in enumerate(messages):
-        if not isinstance(message, AIMessage):
-            continue
-        origin = route_of(message)
-        made_by = message.response_metadata.get("model_provider")
-        if origin is None and not made_by:
-            continue
-        if origin != route if origin is not None else made_by != provider():
-            changed[position] = AIMessage(
-                content=str(message.text),
-                tool_calls=message.tool_calls,
-                name=message.name,
-                invalid_tool_calls=message.invalid_tool_calls,
-                usage_metadata=message.usage_metadata,
-            )
-        elif origin is not None and is_router:
-            changed[position] = _with_inner_record(message)
-    if not changed:
-        return messages
-    return [changed.get(position, message) for position, message in enumerate(messages)]
-
-
-def _with_inner_record(message: AIMessage) -> AIMessage:
+def with_inner_record(message: AIMessage) -> AIMessage:
+    """A copy of an answer with the record of the router inside the one that stamped it; without any if it has none."""
     metadata: dict[str, Any] = {k: v for k, v in message.response_metadata.items() if k != RECORD}
     inner = (record_of(message) or {}).get("inner")
     if inner is not None:

@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from langchain_core.messages import AIMessage, BaseMessage
+from langchain_core.messages import BaseMessage
 from langchain_core.runnables import Runnable, RunnableConfig
 
 from langchain_routellm._backends import Needs, can_take
 from langchain_routellm._call import Host
-from langchain_routellm._history import conversation_route, portable, text_to_score, tool_loop_route
+from langchain_routellm._history import conversation_route, text_to_score, tool_loop_route
+from langchain_routellm._portable import portable
 from langchain_routellm._record import PREFIX
 from langchain_routellm._tools import bound_to
+from routellm_core.errors import ConfigurationError, MissingExtraError
 from routellm_core.policy import RouteRequest
 
 if TYPE_CHECKING:
@@ -25,6 +27,7 @@ class ChatHost(Host):
     """Routes to the backends of a `ChatRouteLLM`."""
 
     structured = False
+    method: str | None = None  # of structured output, if the caller named one
 
     def __init__(self, router: ChatRouteLLM) -> None:
         self.router = router
@@ -51,12 +54,20 @@ class ChatHost(Host):
         self, value: Any, settings: Mapping[str, Any], kwargs: Mapping[str, Any], *, may_wait: bool
     ) -> RouteRequest:
         messages = self.messages(value)
-        needs = Needs(messages, tools=bool(kwargs.get("tools")), structured=self.structured)
+        # an agent that was told to use native structured output says so with this argument
+        method = "json_schema" if kwargs.get("response_format") is not None else self.method
+        needs = Needs(messages, tools=bool(kwargs.get("tools")), structured=self.structured, method=method)
         router = self.router
 
         def capable(route: str) -> bool:
             # before a "provider:model" string is resolved nothing is known; resolving may take seconds
-            return not (may_wait or router._is_made(route)) or can_take(router._backend(route), needs)
+            if not (may_wait or router._is_made(route)):
+                return True
+            try:
+                backend = router._backend(route)
+            except (ConfigurationError, MissingExtraError):
+                return True  # called, it says what is wrong; passed over, nobody would learn of it
+            return can_take(backend, needs)
 
         return RouteRequest(
             text=text_to_score(messages, router.text),
@@ -75,15 +86,7 @@ class ChatHost(Host):
         if not self.router.normalize_history:
             return value
         messages = self.messages(value)
-        if not any(isinstance(message, AIMessage) for message in messages):
-            return value
-        backend = self.router._backend(route)
-        rewritten = portable(
-            messages,
-            route,
-            lambda: backend._get_ls_params().get("ls_provider"),
-            is_router=backend._llm_type == self.router._llm_type,
-        )
+        rewritten = portable(messages, route, self.router._backend(route))
         return value if rewritten is messages else rewritten
 
     def is_ready(self, route: str) -> bool:

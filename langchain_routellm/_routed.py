@@ -6,6 +6,7 @@ sibling LLM runs, count usage twice and stream every token twice. Hence the publ
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Iterator, Sequence
 from typing import Any
 
@@ -13,15 +14,16 @@ from langchain_core.messages import AIMessageChunk
 from langchain_core.runnables import RunnableConfig
 from langchain_core.runnables.config import get_config_list, patch_config
 
-from langchain_routellm._call import Call, Host, adecide, scoring
-from langchain_routellm._config import DECISION, split
+from langchain_routellm._call import Call, Host, adecide, scoring, turns
+from langchain_routellm._config import DECISION, split, with_defaults
 from langchain_routellm._record import stamped
-from routellm_core.policy import RouteRequest, observe
+from routellm_core.policy import RouteRequest
 from routellm_core.types import Decision
 
 __all__ = ["adecided", "ainvoke", "astream", "decided", "invoke", "stream"]
 
 _NOTHING = object()
+_SLICE = 64  # items of a batch that are prepared in one turn of an event loop, in a millisecond or so
 
 
 def _batch_calls(
@@ -29,7 +31,7 @@ def _batch_calls(
 ) -> list[RouteRequest]:
     requests = []
     for value, config in zip(inputs, configs, strict=True):
-        settings, rest = split(config, kwargs)
+        settings, rest = split(config, kwargs, model_names_route=host.model_names_route)
         requests.append(host.request(value, settings, rest, may_wait=may_wait))
     return requests
 
@@ -43,12 +45,13 @@ def decided(
 ) -> list[RunnableConfig]:
     """One config per item of a batch, with its decision inside: the router is asked once for all of them."""
     configs = get_config_list(config, len(inputs))
-    if len(inputs) < 2:
+    if len(inputs) < 2 or host.decides_in_run:
         return configs  # the item itself decides
     try:
         requests = _batch_calls(host, inputs, configs, kwargs, may_wait=True)
-        with scoring(host.policy, configs[0], None):
-            return _with_decisions(configs, host.policy.decide(requests))
+        with scoring(host.policy, with_defaults(configs[0], host.defaults), None):
+            decisions = host.policy.decide(requests)
+        return _with_decisions(configs, decisions)  # outside, or items would inherit from the scoring run's config
     except Exception:
         if not return_exceptions:
             raise
@@ -60,12 +63,20 @@ async def adecided(
 ) -> list[RunnableConfig]:
     """`decided` without blocking the event loop."""
     configs = get_config_list(config, len(inputs))
-    if len(inputs) < 2:
+    if len(inputs) < 2 or host.decides_in_run:
         return configs
     try:
-        requests = _batch_calls(host, inputs, configs, kwargs, may_wait=False)
-        with scoring(host.policy, configs[0], None):
-            return _with_decisions(configs, await adecide(host, requests))
+        requests, routed = [], []
+        slices = [slice(start, start + _SLICE) for start in range(0, len(inputs), _SLICE)]
+        for part in slices:
+            requests += _batch_calls(host, inputs[part], configs[part], kwargs, may_wait=False)
+            await asyncio.sleep(0)
+        with scoring(host.policy, with_defaults(configs[0], host.defaults), None):
+            decisions = await adecide(host, requests)
+        for part in slices:
+            routed += _with_decisions(configs[part], decisions[part])
+            await asyncio.sleep(0)
+        return routed
     except Exception:
         if not return_exceptions:
             raise
@@ -90,13 +101,14 @@ def invoke(host: Host, value: Any, config: RunnableConfig | None, kwargs: dict[s
     except BaseException as error:
         run.on_chain_error(error)
         raise
-    observe(decision)
+    call.answered(decision, answer)
     run.on_chain_end(answer)
     return answer
 
 
 async def ainvoke(host: Host, value: Any, config: RunnableConfig | None, kwargs: dict[str, Any]) -> Any:
     """`invoke`, awaiting the target's own asynchronous method."""
+    await turns.take()
     call = Call(host, value, config, kwargs)
     run = await call.astart()
     try:
@@ -112,7 +124,7 @@ async def ainvoke(host: Host, value: Any, config: RunnableConfig | None, kwargs:
     except BaseException as error:
         await run.on_chain_error(error)
         raise
-    observe(decision)
+    call.answered(decision, answer)
     await run.on_chain_end(answer)
     return answer
 
@@ -136,29 +148,40 @@ def stream(host: Host, value: Any, config: RunnableConfig | None, kwargs: dict[s
                 break
             except Exception as error:  # noqa: BLE001 - next_attempt() raises all but passing failures
                 decision = call.next_attempt(decision, error, may_wait=True)
-        observe(decision)
+        usage = call.observed(decision)
         if chunk is not _NOTHING:
             chunk = stamped(chunk, decision)
             if run.handlers:
                 seen.append(chunk)
+            if usage is not None:
+                usage.add(chunk)
             yield chunk
             for chunk in source:
                 if run.handlers:
                     seen.append(chunk)
+                if usage is not None:
+                    usage.add(chunk)
                 yield chunk
+        if usage is not None:
+            usage.report(decision)
     except GeneratorExit:  # the consumer has had enough
-        _close(source)
-        run.on_chain_end(_joined(seen))
+        try:
+            _close(source)
+        finally:
+            run.on_chain_end(_joined(seen))
         raise
     except BaseException as error:
-        _close(source)
-        run.on_chain_error(error)
+        try:
+            _close(source)
+        finally:
+            run.on_chain_error(error)
         raise
     run.on_chain_end(_joined(seen))
 
 
 async def astream(host: Host, value: Any, config: RunnableConfig | None, kwargs: dict[str, Any]) -> AsyncIterator[Any]:
     """`stream`, over the target's own asynchronous method."""
+    await turns.take()
     call = Call(host, value, config, kwargs)
     run = await call.astart()
     seen: list[Any] = []
@@ -173,23 +196,33 @@ async def astream(host: Host, value: Any, config: RunnableConfig | None, kwargs:
                 break
             except Exception as error:  # noqa: BLE001 - next_attempt() raises all but passing failures
                 decision = call.next_attempt(decision, error, may_wait=False)
-        observe(decision)
+        usage = call.observed(decision)
         if chunk is not _NOTHING:
             chunk = stamped(chunk, decision)
             if run.handlers:
                 seen.append(chunk)
+            if usage is not None:
+                usage.add(chunk)
             yield chunk
             async for chunk in source:
                 if run.handlers:
                     seen.append(chunk)
+                if usage is not None:
+                    usage.add(chunk)
                 yield chunk
+        if usage is not None:
+            usage.report(decision)
     except GeneratorExit:
-        await _aclose(source)
-        await run.on_chain_end(_joined(seen))
+        try:
+            await _aclose(source)
+        finally:
+            await run.on_chain_end(_joined(seen))
         raise
     except BaseException as error:
-        await _aclose(source)
-        await run.on_chain_error(error)
+        try:
+            await _aclose(source)
+        finally:
+            await run.on_chain_error(error)
         raise
     await run.on_chain_end(_joined(seen))
 

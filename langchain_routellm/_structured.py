@@ -22,10 +22,12 @@ __all__ = ["StructuredRoute"]
 
 class _StructuredHost(ChatHost):
     structured = True
+    hides_usage = True
 
     def __init__(self, runnable: StructuredRoute) -> None:
         super().__init__(runnable.router)
         self.runnable = runnable
+        self.method = runnable.options.get("method")
 
     def target(self, route: str, kwargs: Mapping[str, Any]) -> tuple[Runnable[Any, Any], dict[str, Any]]:
         return self.runnable._on(route, self.router._backend(route)), dict(kwargs)
@@ -51,11 +53,17 @@ class StructuredRoute(RunnableSerializable[LanguageModelInput, Any]):
         return routed
 
     def _on(self, route: str, backend: BaseChatModel) -> Runnable[Any, Any]:
-        known = self._made.get(route)
-        if known is None or known[0] is not backend:
-            known = (backend, backend.with_structured_output(self.target_schema, **self.options))
+        known, of = self._made.get(route), (backend, self.target_schema, self.options)
+        # a copy shares what was made, and may have another schema
+        if known is None or any(each is not now for each, now in zip(known[0], of, strict=True)):
+            known = (of, backend.with_structured_output(self.target_schema, **self.options))
             self._made[route] = known
         return known[1]
+
+    def __deepcopy__(self, memo: dict[int, Any] | None = None) -> StructuredRoute:
+        memo = {} if memo is None else memo
+        memo[id(self._made)] = {}
+        return super().__deepcopy__(memo)
 
     def __getstate__(self) -> dict[Any, Any]:
         state = super().__getstate__()

@@ -35,7 +35,8 @@ class DeferredTools(list[DeferredTool]):
 
     def __init__(self, tools: Sequence[Any] = ()) -> None:
         super().__init__(DeferredTool.of(tool) for tool in tools)
-        self._bound: dict[str, tuple[BaseChatModel, dict[str, Any], Runnable[Any, Any]]] = {}
+        # the newest of each route: a binding whose arguments change with every call must not pile up
+        self._bound: dict[str, tuple[BaseChatModel, list[Any], dict[str, Any], Runnable[Any, Any]]] = {}
 
     def __reduce__(self) -> tuple[Any, ...]:
         return DeferredTools, (list(self),)  # what was bound holds clients, and is quickly made again
@@ -43,11 +44,19 @@ class DeferredTools(list[DeferredTool]):
     def bound(self, backend: BaseChatModel, route: str, options: dict[str, Any]) -> Runnable[Any, Any]:
         """The backend with these tools, in its own format. Binding costs some 25 us a tool: done once."""
         known = self._bound.get(route)
-        if known is not None and known[0] is backend and known[1] == options:
-            return known[2]
+        # the list may have been edited since; its elements compare by identity first, which is quick
+        if known is not None and known[0] is backend and known[1] == self and _are_equal(known[2], options):
+            return known[3]
         bound = _bind_tools(backend, self, options)
-        self._bound[route] = (backend, options, bound)
+        self._bound[route] = (backend, list(self), options, bound)  # two threads may both get here; either will do
         return bound
+
+
+def _are_equal(one: dict[str, Any], other: dict[str, Any]) -> bool:
+    try:
+        return one == other
+    except Exception:  # noqa: BLE001 - an array among them has no truth value, for example
+        return False
 
 
 def _bind_tools(backend: BaseChatModel, tools: Sequence[Any], options: Mapping[str, Any]) -> Runnable[Any, Any]:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import difflib
+import pickle  # noqa: TID251 - to find out what cannot be; nothing is read
 import warnings
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mapping, Sequence
+from copy import deepcopy
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, SupportsIndex, cast
 
 from langchain_core.callbacks import (
     AsyncCallbackManagerForLLMRun,
@@ -20,12 +22,14 @@ from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage, Huma
 from langchain_core.messages.utils import count_tokens_approximately
 from langchain_core.outputs import ChatGeneration, ChatResult, LLMResult
 from langchain_core.runnables import Runnable, RunnableConfig
-from pydantic import ConfigDict, Field, PrivateAttr
+from pydantic import ConfigDict, Field, InstanceOf, PrivateAttr
+from typing_extensions import Self
 
 from langchain_routellm import _events, _routed
-from langchain_routellm._backends import checked_models, common_profile, made, tuned
+from langchain_routellm._backends import check_each, checked_models, common_profile, made, tuned
 from langchain_routellm._generate import GenerateHost, as_one, generate_configs, with_stop
 from langchain_routellm._host import ChatHost
+from langchain_routellm._saved import arguments, config_of
 from langchain_routellm._structured import StructuredRoute
 from langchain_routellm._tools import DeferredTools, RouterBinding
 from routellm_core.calibration import Budget
@@ -96,7 +100,7 @@ class ChatRouteLLM(BaseChatModel):
     """
 
     # frozen: what decides is made from them once, and would not follow an assignment; model_copy() does
-    models: dict[str, BaseChatModel | str] = Field(default_factory=dict, frozen=True)
+    models: dict[str, BaseChatModel | InstanceOf[str]] = Field(default_factory=dict, frozen=True)
     router: Any = Field(default="default", exclude=True, frozen=True)
     encoder: Any = Field(default=None, exclude=True, repr=False, frozen=True)
     threshold: Any = Field(default=None, frozen=True)
@@ -214,20 +218,109 @@ class ChatRouteLLM(BaseChatModel):
     def _resolve_model_profile(self) -> ModelProfile | None:
         return common_profile(self.models.values())
 
+    # -- saving
+    def to_config(self, *, leave_out: Collection[str] = ()) -> dict[str, Any]:
+        """Everything but code and secrets, as plain JSON; `from_config` makes such a router again.
+
+        Keys and other secrets are never in it: the chat models read them from the environment again. Backends are
+        written as "provider:model" strings, with the settings they were given; the router as its name or the folder
+        it was loaded from or saved to, with the calibration it has there.
+
+        Args:
+            leave_out: Names of routes whose backends, and of "router", "encoder", "text", "callbacks" and
+                "custom_get_token_ids" that are not written, to be given to `from_config` instead.
+
+        Raises:
+            ConfigurationError: Something cannot be written, and is not left out; the message names it.
+
+        Example:
+            >>> llm = ChatRouteLLM(strong="openai:gpt-4.1", weak="ollama:llama3.1", router="random", strong_share=0.3)
+            >>> llm.to_config()["models"]
+            [{'route': 'weak', 'model': 'ollama:llama3.1'}, {'route': 'strong', 'model': 'openai:gpt-4.1'}]
+            >>> ChatRouteLLM.from_config(llm.to_config()).strong_share
+            0.3
+        """
+        return config_of(self, leave_out)
+
+    @classmethod
+    def from_config(
+        cls,
+        config: Mapping[str, Any],
+        *,
+        models: Mapping[str, BaseChatModel | str] | None = None,
+        router: Router | str | Path | None = None,
+        encoder: Any = None,
+        text: Callable[[list[BaseMessage]], str | None] | None = None,
+        callbacks: Callbacks = None,
+        custom_get_token_ids: Callable[[str], list[int]] | None = None,
+    ) -> Self:
+        """The router that `to_config` described.
+
+        Read only what you trust: a configuration says which hosts the requests, and with them the keys, go to.
+
+        Args:
+            config: What `to_config` gave.
+            models: Backends by route name, instead of those described, and for those left out.
+            router: Instead of the one described.
+            encoder: As for the constructor, and so for those that follow.
+            text: From the messages to the text that is scored.
+            callbacks: Handlers of every call.
+            custom_get_token_ids: Counts tokens.
+
+        Raises:
+            ConfigurationError: It is no such dict, has unknown keys, comes from a newer version, or leaves out
+                what is not given here.
+            RouteLLMError: The router cannot be loaded.
+        """
+        given = {
+            "router": router,
+            "encoder": encoder,
+            "text": text,
+            "callbacks": callbacks,
+            "custom_get_token_ids": custom_get_token_ids,
+        }
+        return cls(**arguments(config, models, given))
+
     # -- copies and pickles
-    def __copy__(self) -> ChatRouteLLM:
+    def __copy__(self) -> Self:
         copy = super().__copy__()
         copy._made = {}
         return copy
 
-    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> ChatRouteLLM:
-        """A copy whose routing follows the updated fields."""
+    def __deepcopy__(self, memo: dict[int, Any] | None = None) -> Self:
+        memo = {} if memo is None else memo
+        memo[id(self._made)] = {}  # holds clients, and is quickly made again
+        try:
+            return super().__deepcopy__(memo)
+        except Exception:
+            check_each(self.models, deepcopy, "copied deeply")
+            raise
+
+    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
+        """A copy whose routing follows the updated fields.
+
+        Raises:
+            ConfigurationError: A field that does not exist, or values that contradict each other.
+        """
+        update = dict(update or {})
+        for name in update:
+            if name not in type(self).model_fields:  # pydantic would set it, and nothing would follow
+                hint = "models={'weak': ..., 'strong': ...}" if name in ("strong", "weak") else "one of its fields"
+                raise ConfigurationError(f"{type(self).__name__} has no field {name!r}; update {hint}")
+        if "models" in update:
+            update["models"] = checked_models(None, None, update["models"])
+            if "profile" not in update and self.profile == common_profile(self.models.values()):
+                update["profile"] = common_profile(update["models"].values())
         copy = super().model_copy(update=update, deep=deep)
         copy._made = {}
-        if update and not set(update).isdisjoint((*POLICY_DEFAULTS, "policy", "models")):
+        if not set(update).isdisjoint((*POLICY_DEFAULTS, "policy", "models")):
             options = {name: getattr(copy, name) for name in POLICY_DEFAULTS}
             copy._policy = policy_from(copy.policy, tuple(copy.models), options)
         return copy
+
+    def __reduce_ex__(self, protocol: SupportsIndex) -> str | tuple[Any, ...]:
+        check_each(self.models, pickle.dumps, "pickled")
+        return super().__reduce_ex__(protocol)
 
     def __getstate__(self) -> dict[Any, Any]:
         state = super().__getstate__()
@@ -424,6 +517,10 @@ class ChatRouteLLM(BaseChatModel):
         if "tools" in kwargs and not isinstance(kwargs["tools"], DeferredTools) and kwargs["tools"]:
             kwargs["tools"] = DeferredTools(kwargs["tools"])
         return RouterBinding(bound=self, kwargs=kwargs, config={})
+
+    def with_config(self, config: RunnableConfig | None = None, **kwargs: Any) -> RouterBinding:
+        """A configuration for every call, which tools bound later keep (after core's own method they lose it)."""
+        return RouterBinding(bound=self, kwargs={}, config=cast("RunnableConfig", {**(config or {}), **kwargs}))
 
     def bind_tools(self, tools: Sequence[Any], *, tool_choice: Any = None, **kwargs: Any) -> RouterBinding:
         """Bind tools, which the chosen backend turns into its own format.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import sys
+import threading
 from typing import Any
 
 import pytest
@@ -10,26 +10,18 @@ from langchain.agents import create_agent
 from langchain.agents.middleware import SummarizationMiddleware
 from langchain.agents.structured_output import ToolStrategy
 from langchain_core.callbacks import UsageMetadataCallbackHandler
-from langchain_core.messages import AIMessage, HumanMessage
 from langgraph.checkpoint.memory import InMemorySaver
 from pydantic import BaseModel
 
 from routellm_core.testing import ScriptedRouter
-from tests.test_langchain.fakes import RECORD, backend, by_words, fake, get_weather, routed
+from tests.test_langchain.fakes import backend, by_words, fake, get_weather, routed
+from tests.test_langchain.surfaces import agent, both, needs_context, records, routes, thread, turn
 
 
 class Answer(BaseModel):
     """An answer."""
 
     city: str
-
-
-def records(result: Any) -> list[dict[str, Any]]:
-    return [m.response_metadata[RECORD] for m in result["messages"] if isinstance(m, AIMessage)]
-
-
-def turn(text: str) -> Any:
-    return {"messages": [HumanMessage(text)]}
 
 
 def test_an_agents_tool_loop_is_pinned_and_costs_one_scoring() -> None:
@@ -67,10 +59,44 @@ def test_the_settings_of_a_call_reach_the_model_through_the_graph() -> None:
     assert records(agent.invoke(turn("medium"), config))[0]["route"] == "weak"
 
 
-@pytest.mark.xfail(sys.version_info < (3, 11), reason="no context propagation into tasks before 3.11", strict=True)
+@needs_context
 async def test_the_settings_of_a_call_reach_the_model_through_the_async_graph() -> None:
     config: Any = {"configurable": {"routellm_threshold": 0.99}}
     assert records(await create_agent(routed(), []).ainvoke(turn("medium"), config))[0]["route"] == "weak"
+
+
+@both
+async def test_a_router_that_fails_costs_an_agent_nothing_but_money(surface: str) -> None:
+    def broken(prompt: str) -> float:
+        raise RuntimeError("broken")
+
+    made = agent(surface, [get_weather], router=ScriptedRouter(broken))
+    for result in (made.invoke(turn("easy 'Oslo'")), await made.ainvoke(turn("easy 'Oslo'"))):
+        assert routes(result) == [("strong", "scorer_error"), ("strong", "tool_loop")]
+        assert result["messages"][-1].text == "fake-strong answers"
+
+
+@both
+async def test_a_router_that_hangs_is_left_alone_after_three_turns(surface: str) -> None:
+    release, asked = threading.Event(), []
+
+    def hangs(prompt: str) -> float:
+        asked.append(prompt)
+        release.wait()
+        return 0.0
+
+    options: Any = {"router": ScriptedRouter(hangs, is_quick=False), "router_timeout_s": 0.02, "on_error": "weak"}
+    made = agent(surface, [get_weather], checkpointer=InMemorySaver(), **options)
+    try:
+        for _ in range(3):
+            await made.ainvoke(turn("'Oslo'"), thread())
+        result = made.invoke(turn("'Oslo'"), thread())
+    finally:
+        release.set()
+    assert routes(result) == [("weak", "scorer_error"), ("weak", "tool_loop")] * 4
+    assert "within 0.02 s" in records(result)[0]["error"]
+    assert "left alone" in records(result)[-2]["error"]
+    assert len(asked) == 3
 
 
 def test_the_messages_stream_has_each_token_once_with_its_route() -> None:

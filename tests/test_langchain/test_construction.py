@@ -238,14 +238,40 @@ def test_it_is_not_serializable_and_says_so() -> None:
     assert described["type"] == "not_implemented"
     with pytest.raises(NotImplementedError), pytest.warns(match="beta"):
         load(described, allowed_objects="all")
+    secret = routed(weak=ChatOpenAI(model="gpt-4o", api_key="sk-secret"))  # type: ignore[arg-type]
+    assert "sk-secret" not in str(dumpd(secret)) + str(dumpd(secret.bind_tools([get_weather]))) + repr(secret)
 
 
 # -- copies
 def test_it_pickles_and_copies_when_its_backends_do() -> None:
     for made in (pickled(routed(router=ScriptedRouter(0.9))), copy(routed()), deepcopy(routed())):
         assert made.invoke("hard").response_metadata[RECORD]["route"] == "strong"
-    with pytest.raises(TypeError, match="RLock"):  # ChatOpenAI itself cannot be pickled
-        pickled(routed(router=ScriptedRouter(0.9), strong=ChatOpenAI(model="gpt-4o", api_key="x")))  # type: ignore[arg-type]
+
+
+def test_a_backend_that_cannot_be_pickled_or_copied_is_named_with_its_route() -> None:
+    # ChatOpenAI itself holds a lock
+    llm = routed(router=ScriptedRouter(0.9), strong=ChatOpenAI(model="gpt-4o", api_key="sk-secret"))  # type: ignore[arg-type]
+    for attempt, what in ((pickled, "pickled"), (deepcopy, "copied deeply")):
+        with pytest.raises(
+            ConfigurationError, match=f"route 'strong'.*ChatOpenAI, cannot be {what}.*to_config"
+        ) as caught:
+            attempt(llm)
+        assert "sk-secret" not in str(caught.value)
+    assert copy(llm).invoke("q", model="weak").text == "fake-weak answers"  # a shallow copy shares it
+
+
+def test_a_used_router_over_strings_is_copied_deeply_without_the_models_it_made(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "none")
+    llm = routed(weak="openai:gpt-4.1-mini")
+    assert isinstance(llm._backend("weak"), ChatOpenAI)
+    structured = llm.with_structured_output(City)
+    structured._on("weak", llm._backend("weak"))  # type: ignore[attr-defined]
+    for made in (deepcopy(llm), llm.model_copy(deep=True), deepcopy(structured).router):
+        assert made._made == {}
+        assert made.models["weak"] == "openai:gpt-4.1-mini"
+    assert set(llm._made) == {"weak"}
 
 
 def test_a_pickled_router_with_a_running_pool_leaves_it_behind() -> None:
@@ -262,11 +288,104 @@ def test_a_copy_with_other_settings_routes_by_them() -> None:
     assert len(list(llm.model_copy(update={"disable_streaming": True}).stream("q"))) == 1
 
 
+@pytest.mark.parametrize("name", ["strong", "weak", "treshold", "profil"])
+def test_a_copy_with_a_field_that_does_not_exist_is_refused(name: str) -> None:
+    with pytest.raises(ConfigurationError, match=f"no field '{name}'"):
+        routed().model_copy(update={name: 0.5})
+
+
+def test_a_copy_with_other_backends_has_their_profile_unless_one_was_given() -> None:
+    def of(limit: int) -> Any:
+        return fake("x", profile={"max_input_tokens": limit})
+
+    others = {"weak": of(7), "strong": of(9)}
+    copied = routed(weak=of(1000), strong=of(2000)).model_copy(update={"models": others})
+    assert copied.profile == {"max_input_tokens": 7}
+    assert copied.invoke("an easy question that has more than seven tokens in it").response_metadata[RECORD]
+    assert routed(profile={"max_input_tokens": 5}).model_copy(update={"models": others}).profile == {
+        "max_input_tokens": 5
+    }
+    assert routed(weak=of(1)).model_copy(update={"models": others}).profile == {"max_input_tokens": 7}
+    with pytest.raises(ConfigurationError, match="route 'weak': a backend is a chat model"):
+        routed().model_copy(update={"models": {"weak": 3, "strong": of(1)}})
+    with pytest.raises(ConfigurationError, match="3 routes need 2 ascending"):
+        routed().model_copy(update={"models": {**others, "best": of(1)}})
+    three = routed().model_copy(update={"models": {**others, "best": of(1)}, "threshold": [0.3, 0.7]})
+    assert three.routing_policy.routes == ("weak", "strong", "best")
+
+
+# -- what makes another runnable of it
 def test_configurable_fields_build_a_router_with_the_same_parts() -> None:
-    llm = routed().configurable_fields(threshold=ConfigurableField(id="t"))
-    config: Any = {"configurable": {"t": 0.99}}
+    llm = routed().configurable_fields(threshold=ConfigurableField(id="t"), fallback=ConfigurableField(id="f"))
+    config: Any = {"configurable": {"t": 0.99, "f": "any"}}
     assert llm.invoke("hard", config).response_metadata[RECORD]["route"] == "weak"
     assert llm.invoke("hard").response_metadata[RECORD]["route"] == "strong"
+    with pytest.raises(ConfigurationError, match="threshold is a win rate"):
+        llm.invoke("hard", {"configurable": {"t": 7}})
+
+
+def test_a_configurable_field_is_lost_after_bind_tools_and_a_setting_of_the_call_is_not() -> None:
+    llm = routed().configurable_fields(threshold=ConfigurableField(id="t"))
+    bound = llm.bind_tools([get_weather])  # type: ignore[attr-defined]
+    config: Any = {"configurable": {"t": 0.99}}
+    assert bound.invoke("hard 'Rome'", config).response_metadata[RECORD]["route"] == "strong"  # LangChain's own trap
+    config = {"configurable": {"routellm_threshold": 0.99}}
+    assert bound.invoke("hard 'Rome'", config).response_metadata[RECORD]["route"] == "weak"
+
+
+def test_configurable_alternatives_choose_between_a_router_and_a_plain_model() -> None:
+    llm = routed().configurable_alternatives(
+        ConfigurableField(id="who"), default_key="routed", plain=fake("plain"), cautious=routed(threshold=0.0)
+    )
+    assert llm.invoke("easy").response_metadata[RECORD]["route"] == "weak"
+    assert (
+        llm.with_config(configurable={"who": "cautious"}).invoke("easy").response_metadata[RECORD]["route"] == "strong"
+    )
+    assert RECORD not in llm.invoke("easy", {"configurable": {"who": "plain"}}).response_metadata
+
+
+def test_with_config_keeps_its_settings_for_every_call() -> None:
+    llm = routed().with_config(configurable={"routellm_route": "strong"}, tags=["mine"])
+    runs = Runs()
+    assert llm.invoke("easy", {"callbacks": [runs]}).response_metadata[RECORD]["reason"] == "forced"
+    assert [start["tags"] for start in runs.starts if start["kind"] == "llm"] == [["mine"]]
+
+
+def test_tools_bound_before_or_after_with_config_reach_the_backend() -> None:
+    config: Any = {"routellm_route": "strong"}
+    before = routed().bind_tools([get_weather]).with_config(configurable=config)
+    after = routed().with_config(configurable=config).bind_tools([get_weather])
+    for llm in (before, after):
+        answer = llm.invoke("'Rome'")
+        assert answer.tool_calls[0]["args"] == {"city": "Rome"}
+        assert answer.response_metadata[RECORD]["reason"] == "forced"
+    structured = routed().with_config(configurable=config).with_structured_output(City, include_raw=True)
+    assert structured.invoke("'Oslo'")["raw"].response_metadata[RECORD]["reason"] == "forced"
+
+
+def test_with_retry_retries_the_whole_decision_and_keeps_bound_tools() -> None:
+    failing = fake("weak", error=ConnectionError())
+    llm = routed(weak=failing)
+    runs = Runs()
+    with pytest.raises(ConnectionError):
+        llm.bind_tools([get_weather]).with_retry(stop_after_attempt=2, wait_exponential_jitter=False).invoke(
+            "'Rome'", {"callbacks": [runs]}
+        )
+    assert [start["name"] for start in runs.starts].count("FakeBackend") == 2
+    assert len(failing.bindings) == 1  # bound once for both
+    assert not hasattr(llm.with_retry(), "bind_tools")
+
+
+def test_with_fallbacks_passes_tools_on_to_the_router_and_to_what_replaces_it() -> None:
+    failing = routed(weak=fake("weak", error=ConnectionError()))
+    spare = fake("spare")
+    answer = failing.with_fallbacks([spare]).bind_tools([get_weather]).invoke("'Rome'")  # type: ignore[attr-defined]
+    assert answer.tool_calls[0]["args"] == {"city": "Rome"}
+    assert RECORD not in answer.response_metadata
+    works = routed().with_fallbacks([spare]).bind_tools([get_weather]).invoke("'Rome'")  # type: ignore[attr-defined]
+    assert works.response_metadata[RECORD]["route"] == "weak"
+    as_a_spare = fake("first", error=ConnectionError()).with_fallbacks([routed()])
+    assert as_a_spare.invoke("hard").response_metadata[RECORD]["route"] == "strong"
 
 
 # -- the package
@@ -287,7 +406,8 @@ def test_importing_brings_no_provider_and_no_langchain_and_defines_its_names() -
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    assert done.stdout.strip() == f"{__version__} ['ChatRouteLLM', '__version__']"
+    assert done.stdout.strip() == f"{__version__} {sorted(langchain_routellm.__all__)}"
+    assert "ChatRouteLLM" in langchain_routellm.__all__
     with pytest.raises(AttributeError, match="no attribute 'Nothing'"):
         _ = langchain_routellm.Nothing
 
@@ -297,7 +417,7 @@ def test_the_documented_example_is_true() -> None:
 
     from langchain_routellm import chat_models
 
-    assert doctest.testmod(chat_models) == (0, 6)
+    assert doctest.testmod(chat_models) == (0, 9)
 
 
 def test_a_router_can_be_a_backend() -> None:

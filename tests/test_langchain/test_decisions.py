@@ -326,6 +326,35 @@ async def test_a_late_router_does_not_hold_the_call() -> None:
     release.set()
 
 
+async def test_a_router_that_hangs_is_left_alone_after_three_misses_and_every_answer_says_so() -> None:
+    release, asked = threading.Event(), []
+
+    def hangs(prompt: str) -> float:
+        asked.append(prompt)
+        release.wait(30)
+        return 0.1
+
+    llm = routed(router=ScriptedRouter(hangs, is_quick=False), router_timeout_s=0.02)
+    for call in range(3):
+        found = record(llm.invoke("q") if call else await llm.ainvoke("q"))
+        assert found["error"] == "ScoringError: no win rate from router 'scripted' within 0.02 s"
+    answers = [
+        llm.invoke("q"),
+        await llm.ainvoke("q"),
+        list(llm.stream("q"))[0],
+        [chunk async for chunk in llm.astream("q")][0],
+        *llm.batch(["q", "r"]),
+        *(await llm.abatch(["q", "r"])),
+        llm.generate([[HumanMessage("q")]]).generations[0][0].message,
+    ]
+    for answer in answers:
+        found = record(answer)
+        assert (found["route"], found["reason"]) == ("strong", "scorer_error")
+        assert "was late 3 times in a row and is left alone" in found["error"]
+    assert len(asked) == 3
+    release.set()
+
+
 async def test_a_slow_router_never_blocks_the_event_loop() -> None:
     released = threading.Event()
     # the router waits for something that only a free event loop does; blocked, it would give 0.0

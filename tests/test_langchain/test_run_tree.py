@@ -257,7 +257,34 @@ def test_verbose_prints_the_chain_run(capsys: pytest.CaptureFixture[str]) -> Non
     assert "ChatRouteLLM" in capsys.readouterr().out
 
 
-def test_a_routers_own_model_calls_are_our_children_and_stay_out_of_the_users_stream() -> None:
+async def _v3(llm: Any, config: Any) -> None:
+    await (await llm.astream_events("q", config, version="v3"))
+
+
+async def _consumed(chunks: Any) -> None:
+    async for _ in chunks:
+        pass
+
+
+WAYS: dict[str, Any] = {
+    "invoke": lambda llm, config: llm.invoke("q", config),
+    "ainvoke": lambda llm, config: llm.ainvoke("q", config),
+    "stream": lambda llm, config: list(llm.stream("q", config)),
+    "astream": lambda llm, config: _consumed(llm.astream("q", config)),
+    "events v3": lambda llm, config: _v3(llm, config),
+    "events v3 sync": lambda llm, config: llm.stream_events("q", config, version="v3").output,
+    "generate": lambda llm, config: llm.generate([[HumanMessage("q")]], callbacks=config["callbacks"]),
+    "structured": lambda llm, config: llm.with_structured_output({"title": "A", "type": "object"}).invoke("q", config),
+    "batch of one": lambda llm, config: llm.batch(["q"], config),
+}
+
+
+@pytest.mark.filterwarnings("ignore:.*beta")
+@pytest.mark.parametrize("timeout", [None, 30.0])
+@pytest.mark.parametrize("way", WAYS)
+async def test_a_routers_own_model_calls_are_our_children_and_stay_out_of_the_users_stream(
+    way: str, timeout: float | None
+) -> None:
     judge = fake("judge")
 
     def judged(prompt: str) -> float:
@@ -265,12 +292,32 @@ def test_a_routers_own_model_calls_are_our_children_and_stay_out_of_the_users_st
         return 0.9
 
     runs = Runs()
-    llm = routed(router=ScriptedRouter(judged, is_quick=False))
-    llm.invoke("q", {"callbacks": [runs], "configurable": {"routellm_stickiness": "none"}})
-    chain, scoring, answering = runs.starts
-    assert scoring["parent"] == answering["parent"] == chain["run_id"]
+    llm = routed(router=ScriptedRouter(judged, is_quick=False), router_timeout_s=timeout)
+    result = WAYS[way](llm, {"callbacks": [runs], "configurable": {"routellm_stickiness": "none"}})
+    if asyncio.iscoroutine(result):
+        await result
+    chain, scoring, answering = [start for start in runs.starts if start["name"] != "RunnableSequence"][:3]
+    assert (chain["kind"], scoring["kind"], answering["kind"]) == ("chain", "llm", "llm")
+    assert scoring["parent"] == chain["run_id"]
     assert "nostream" in scoring["tags"]
     assert "nostream" not in answering["tags"]
+
+
+async def test_a_batch_is_judged_once_outside_of_its_items_runs_and_out_of_the_stream() -> None:
+    judge, runs = fake("judge"), Runs()
+
+    def judged(prompt: str) -> float:
+        judge.invoke(prompt)
+        return 0.9
+
+    llm = routed(router=ScriptedRouter(judged, is_quick=False))
+    config: Any = {"callbacks": [runs], "tags": ["mine"]}
+    llm.batch(["a", "b"], config)
+    await llm.abatch(["a", "b"], config)
+    judging = [start for start in runs.starts if "nostream" in start["tags"]]
+    assert [(start["kind"], start["parent"]) for start in judging] == [("llm", None)] * 4
+    assert all("mine" in start["tags"] for start in judging)
+    assert runs.kinds.count("chain") == 4
 
 
 def test_a_message_from_an_answer_is_an_ai_message_again_in_the_next_turn() -> None:

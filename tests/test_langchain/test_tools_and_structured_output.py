@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import copy
+import gc
 import json
+import weakref
 from typing import Any
 
+import numpy as np
 import pytest
 from langchain_anthropic import ChatAnthropic
 from langchain_core.language_models.chat_models import BaseChatModel
@@ -16,7 +20,7 @@ from pydantic import BaseModel
 
 from langchain_routellm._tools import DeferredTools, bound_to
 from routellm_core.testing import ScriptedRouter
-from tests.test_langchain.fakes import RECORD, FakeBackend, Runs, backend, by_words, get_weather, pickled, routed
+from tests.test_langchain.fakes import RECORD, FakeBackend, Runs, backend, by_words, fake, get_weather, pickled, routed
 
 
 class Joke(BaseModel):
@@ -87,6 +91,64 @@ def test_a_route_is_bound_once_per_binding() -> None:
     assert "tool_choice" in backend(llm, "weak").calls[-1]
     llm.bind_tools([get_weather]).invoke("easy")
     assert len(backend(llm, "weak").bindings) == 3
+
+
+def test_a_list_of_tools_that_was_edited_is_bound_anew() -> None:
+    llm = routed()
+    bound = llm.bind_tools([get_weather])
+    bound.invoke("easy")
+    other = {"name": "other", "description": "d", "parameters": {"type": "object", "properties": {}}}
+    bound.kwargs["tools"][0] = DeferredTools([other])[0]
+    assert bound.invoke("easy").tool_calls[0]["name"] == "other"
+
+
+def test_arguments_that_change_with_every_call_do_not_pile_up_and_may_be_anything() -> None:
+    llm = routed()
+    bound = llm.bind_tools([get_weather])
+    made: list[weakref.ref[Any]] = []
+    for i in range(20):
+        bound.invoke("easy", logit_bias=np.array([i, i]))  # neither hashable nor comparable
+        made.append(weakref.ref(bound.kwargs["tools"].bound(backend(llm, "weak"), "weak", {"logit_bias": i})))
+    gc.collect()
+    assert sum(each() is not None for each in made) <= 1
+    assert [call["logit_bias"][0] for call in backend(llm, "weak").calls] == list(range(20))
+
+
+def test_threads_that_share_a_binding_all_get_their_backends_own_form() -> None:
+    llm = routed()
+    bound = llm.bind_tools([get_weather])
+    answers = bound.batch([f"{'hard' if i % 2 else 'easy'} 'c{i}'" for i in range(60)])
+    assert [answer.tool_calls[0]["args"]["city"] for answer in answers] == [f"c{i}" for i in range(60)]
+    assert [answer.response_metadata[RECORD]["route"] for answer in answers] == ["weak", "strong"] * 30
+
+
+def test_a_copy_of_a_router_binds_its_own_backends() -> None:
+    llm = routed()
+    bound = llm.bind_tools([get_weather])
+    bound.invoke("easy")
+    other = fake("other")
+    moved = bound.model_copy(update={"bound": llm.model_copy(update={"models": {"weak": other, "strong": other}})})
+    assert moved.invoke("'Rome'").tool_calls[0]["args"] == {"city": "Rome"}
+    assert len(other.bindings) == 1
+    bound.invoke("easy")
+    assert [len(call) for call in (backend(llm, "weak").seen, other.seen)] == [2, 1]
+
+
+@pytest.mark.parametrize("how", [copy.copy, copy.deepcopy, pickled], ids=["copy", "deepcopy", "pickle"])
+def test_tools_that_were_bound_travel_without_what_they_became(how: Any) -> None:
+    tools = DeferredTools([convert_to_openai_tool(get_weather)])
+    tools.bound(FakeBackend(), "weak", {})
+    moved = how(tools)
+    assert (moved, moved._bound) == (tools, {})
+    assert moved[0].raw == tools[0].raw is not None
+
+
+def test_a_copy_of_a_structured_route_with_another_schema_uses_it() -> None:
+    structured: Any = routed().with_structured_output(Joke)
+    assert structured.invoke("'a'") == Joke(setup="a")
+    other = {"title": "Other", "type": "object", "properties": {"b": {"type": "string"}}}
+    assert structured.model_copy(update={"target_schema": other}).invoke("'a'") == {"b": "a"}
+    assert structured.invoke("'a'") == Joke(setup="a")
 
 
 def test_no_tool_choice_is_sent_when_none_was_given() -> None:
