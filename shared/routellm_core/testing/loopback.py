@@ -212,6 +212,10 @@ class LoopbackServer(ABC):
         """Let every reply go on that hangs, now or later."""
         self._released.set()
 
+    def open_connections(self) -> int:
+        """How many connections clients hold open, be it that they wait, read a stream, or keep one for later."""
+        return sum(not _has_hung_up(connection) for connection in list(self._connections))
+
     def reset(self) -> None:
         """Forget what was asked and scripted, as if the server were new."""
         self.release()  # what hangs still
@@ -349,6 +353,15 @@ class LoopbackServer(ABC):
         return reply
 
 
+def _has_hung_up(connection: socket.socket) -> bool:
+    try:
+        return not connection.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+    except BlockingIOError:  # nothing to read, and somebody there
+        return False
+    except OSError:
+        return True
+
+
 def _hang_up(connection: socket.socket) -> None:
     try:
         connection.shutdown(socket.SHUT_RDWR)
@@ -365,9 +378,11 @@ def _send(handler: BaseHTTPRequestHandler, status: int, payload: dict[str, Any],
     handler.send_header("Content-Length", str(len(content)))
     if reply is not None and reply.retry_after_s is not None:
         handler.send_header("Retry-After", f"{reply.retry_after_s:g}")
+    # an asynchronous client that kept it open past its event loop would be a warning in some later test
+    handler.send_header("Connection", "close")
+    handler.close_connection = True
     handler.end_headers()
     if reply is not None and reply.cut_inside and status < 400:
-        handler.close_connection = True
         content = content[: len(content) // 2]
     handler.wfile.write(content)
 
