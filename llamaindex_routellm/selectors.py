@@ -195,6 +195,8 @@ class RouteLLMSelector(BaseSelector):
 
 
 def _in_words(decision: Decision) -> str:
+    if decision.reason == "score" and decision.win_rate is None:  # of a policy that weighs quality against cost
+        return f"{decision.route}: the best quality for its cost, by router {decision.router}"
     if decision.reason == "score":
         win_rate, threshold = cast(float, decision.win_rate), cast(float, decision.threshold)
         held = "reaches" if win_rate >= threshold else "is below"

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from routellm_core.errors import RouteLLMError as RouteLLMError
     from routellm_core.evaluation import compare as compare
     from routellm_core.evaluation import evaluate as evaluate
+    from routellm_core.policy import CostAwarePolicy as CostAwarePolicy
     from routellm_core.policy import RoutingPolicy as RoutingPolicy
     from routellm_core.policy import collect_decisions as collect_decisions
     from routellm_core.routers import Router as Router
@@ -46,6 +47,7 @@ _NAMES = {
     "Budget": "routellm_core.calibration",
     "Calibration": "routellm_core.calibration",
     "CausalLLMRouter": "routellm_core.routers.causal",
+    "CostAwarePolicy": "routellm_core.policy",
     "Decision": "routellm_core.types",
     "DifficultyRouter": "routellm_core.routers.difficulty",
     "DriftMonitor": "routellm_core.calibration",
@@ -70,6 +72,7 @@ __all__ = [
     "Budget",
     "Calibration",
     "CausalLLMRouter",
+    "CostAwarePolicy",
     "Decision",
     "DifficultyRouter",
     "DriftMonitor",

@@ -257,6 +257,26 @@ def test_a_dynamic_prompt_and_changed_tools_reach_the_backend() -> None:
     assert [t["function"]["name"] for t in strong.calls[0]["tools"]] == ["other"]
 
 
+def test_cache_markers_on_tools_and_settings_are_taken_out_and_nothing_else() -> None:
+    marker, weak = {"type": "ephemeral"}, fake("weak")
+    marked = get_weather.model_copy(update={"extras": {"cache_control": marker, "defer_loading": True}})
+    builtin = {"type": "function", "function": {"name": "other", "parameters": {}}, "cache_control": marker}
+
+    @wrap_model_call
+    def marks(request: Any, handler: Any) -> Any:
+        settings = {"cache_control": marker, "temperature": 0.5, "extras": {"cache_control": marker, "user": "ann"}}
+        return handler(request.override(tools=[marked, builtin], model_settings=settings))
+
+    made = create_agent(never(), [get_weather], middleware=[marks, middleware(weak=weak)])
+    made.invoke(turn("easy 'Oslo'"))
+    assert weak.bindings[0][0].extras == {"defer_loading": True}
+    assert weak.bindings[0][1] == {"type": "function", "function": {"name": "other", "parameters": {}}}
+    assert weak.calls[0]["temperature"] == 0.5
+    assert weak.calls[0]["extras"] == {"user": "ann"}
+    assert "cache_control" not in weak.calls[0]
+    assert marked.extras == {"cache_control": marker, "defer_loading": True}
+
+
 def test_a_changed_prompt_before_it_is_kept_and_the_system_prompt_is_not_scored() -> None:
     @dynamic_prompt
     def prompt(request: Any) -> str:

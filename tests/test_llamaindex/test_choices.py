@@ -27,7 +27,7 @@ from llamaindex_routellm import RouteLLM, force_route
 from routellm_core import collect_decisions
 from routellm_core.errors import ConfigurationError
 
-LONG = "The archive was catalogued. " * 200  # five words of it in five tokens, six with the stop: over 1000 in all
+LONG = "The archive was catalogued. " * 200  # 5600 bytes; about six tokens a sentence, so over 1000 in all
 
 
 class Out(BaseModel):
@@ -108,6 +108,14 @@ async def test_a_call_that_does_not_fit_goes_to_a_stronger_backend_that_it_fits(
     assert [(d.route, d.reason) for d in taken] == [("strong", "capability")]
     assert record(made.llm.complete(kit.EASY)) == ("weak", "score")
     assert record(kit.pair(0.1, weak=small).llm.complete(long)) == ("weak", "score")  # by default the packer sees to it
+
+
+def test_of_three_backends_the_next_one_that_holds_the_call_takes_it(kit: Any):
+    windows = {"small": 1000, "mid": 4000, "large": 90_000}
+    models = {name: kit.Fake(tag=name, window=window, out=200) for name, window in windows.items()}
+    llm = RouteLLM(models=models, router=kit.ScriptedRouter(0.1), threshold=[0.3, 0.7], context_policy="escalate")
+    # a sentence of LONG takes five to seven tokens: 200 of them fit the middle one, 2000 only the large one
+    assert [record(llm.complete(LONG * times)) for times in (1, 10)] == [("mid", "capability"), ("large", "capability")]
 
 
 def test_tokens_are_counted_where_bytes_alone_would_not_fit(kit: Any):

@@ -12,6 +12,7 @@ from routellm_core.policy.collect import (
     observe_usage,
 )
 from routellm_core.policy.fallback import error_to_raise, may_fall_back
+from routellm_core.policy.many_models import CostAwarePolicy, choose_models, tradeoff_within
 from routellm_core.policy.text import routing_text
 from routellm_core.policy.threshold import RouteRequest, RoutingPolicy
 from routellm_core.policy.turns import Turns
@@ -19,10 +20,12 @@ from routellm_core.policy.turns import Turns
 __all__ = [
     "POLICY_DEFAULTS",
     "CollectedDecisions",
+    "CostAwarePolicy",
     "RouteRequest",
     "RoutingPolicy",
     "Saving",
     "Turns",
+    "choose_models",
     "collect_decisions",
     "error_to_raise",
     "is_collecting",
@@ -32,4 +35,5 @@ __all__ = [
     "observe_usage",
     "policy_from",
     "routing_text",
+    "tradeoff_within",
 ]

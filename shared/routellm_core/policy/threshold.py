@@ -206,7 +206,7 @@ class RoutingPolicy:
                 await _turns.take(max(len(texts), characters // 2048))
             started = time.perf_counter()
             try:
-                win_rates = self.router.win_rate(texts) if is_inline else await self._ascored(texts)
+                win_rates = self._score(texts) if is_inline else await self._ascored(texts)
             except Exception as error:  # noqa: BLE001 - on_error says what a failure means
                 self._fail_open(decisions, waiting, error)
             else:
@@ -307,13 +307,23 @@ class RoutingPolicy:
         stronger = list(self.routes[position + 1 :])
         return stronger if fallback == "stronger" else [*stronger, *reversed(self.routes[:position])]
 
-    # -- scoring
+    # -- scoring: what a policy asks its router, then when and for how long
+    def _score(self, texts: list[str]) -> NDArray[np.float64]:
+        return self.router.win_rate(texts)
+
+    def _ascore(self, texts: list[str]) -> Awaitable[Any] | None:
+        """None: the router awaits nothing, so it takes a thread."""
+        return self.router.awin_rate(texts) if self.router.is_async else None
+
+    def _checked(self, scores: Any, n_prompts: int) -> NDArray[np.float64]:
+        return checked_win_rates(scores, n_prompts, self.router.name)
+
     def _scored(self, texts: list[str]) -> NDArray[np.float64]:
         if self.router_timeout_s is None:
-            return self.router.win_rate(texts)
+            return self._score(texts)
         self._check_breaker()
         run = contextvars.copy_context().run
-        pending: Future[NDArray[np.float64]] = self._threads.submit(run, self.router.win_rate, texts)
+        pending: Future[NDArray[np.float64]] = self._threads.submit(run, self._score, texts)
         try:
             win_rates = pending.result(self.router_timeout_s)
         except FutureTimeoutError as error:
@@ -330,14 +340,12 @@ class RoutingPolicy:
     async def _ascored(self, texts: list[str]) -> NDArray[np.float64]:
         if self.router_timeout_s is not None:
             self._check_breaker()
-        waiting: Awaitable[Any]
-        if self.router.is_async:
-            waiting = self.router.awin_rate(texts)
-        else:
+        waiting = self._ascore(texts)
+        if waiting is None:
             run = contextvars.copy_context().run
-            waiting = asyncio.wrap_future(self._threads.submit(run, self.router.win_rate, texts))
+            waiting = asyncio.wrap_future(self._threads.submit(run, self._score, texts))
         if self.router_timeout_s is None:
-            return checked_win_rates(await waiting, len(texts), self.router.name)
+            return self._checked(await waiting, len(texts))
         try:
             win_rates = await asyncio.wait_for(waiting, self.router_timeout_s)
         except asyncio.TimeoutError as error:  # noqa: UP041 - the builtin only from 3.11
@@ -346,7 +354,7 @@ class RoutingPolicy:
             self._breaker.answered()
             raise
         self._breaker.answered()
-        return checked_win_rates(win_rates, len(texts), self.router.name)
+        return self._checked(win_rates, len(texts))
 
     def _check_breaker(self) -> None:
         seconds = self._breaker.blocked_s()

@@ -21,7 +21,7 @@ class Turns:
         per_turn: Callers in one turn.
     """
 
-    def __init__(self, per_turn: int = 8) -> None:
+    def __init__(self, per_turn: int = 4) -> None:
         self.per_turn = per_turn
         self._of_thread = threading.local()  # a thread runs one event loop at a time
 
