@@ -36,7 +36,7 @@ class CostAwarePolicy(RoutingPolicy):
     it takes the very decisions that thresholds on the quality gap do.
 
     Args:
-        router: Has `model_scores`: made by `fit_router(scores={...})`, or a matrix factorization; its folder, or itself.
+        router: Has `model_scores`: made by `fit_router(scores={...})`, or a matrix factorization; its folder or itself.
         costs_usd: What an average call of each route costs in US dollars, weakest route first, such as from
             `prices.cost_usd`. The keys are the routes.
         tradeoff: Quality that one US dollar a call must bring, on the scale of the router's scores; 0 takes the best
@@ -57,7 +57,7 @@ class CostAwarePolicy(RoutingPolicy):
     Example:
         >>> policy = CostAwarePolicy("my-router", costs_usd={"small": 0.0002, "large": 0.004}, tradeoff=30.0)
 
-    Source: Hu et al. 2024, arXiv:2403.12031 (RouterBench), section 4.
+    Source: Hu et al. 2024, arXiv:2403.12031 (RouterBench), the predictive routers.
     """
 
     def __init__(
