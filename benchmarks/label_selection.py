@@ -2,6 +2,10 @@
 
     python benchmarks/label_selection.py [--data ../shared/data] [--seeds 40] [--workers 2]
 
+One more way needs answers, not only prompts (`routellm augment gold --weak-first`): the weak model answers prompts
+drawn at random until n of its answers are wrong, and the strong model is asked about those n alone; where the weak one
+is right, the strong one is taken for as good. Its n counts the strong answers, as for the other ways.
+
 Training data only; the evaluation sets are not touched. Per seed, the prompts of a source are split in halves: one is
 the pool, from which n are chosen and their labels (strong score minus weak score) revealed; a ridge regression on the
 default router's encoder, its penalty chosen by leave-one-out on the chosen labels, ranks the other half, and APGR says
@@ -127,6 +131,8 @@ WAYS = {
     "least_sure": least_sure,
     "select_prompts": both,
 }
+WEAK_FIRST = "weak_first"
+JUDGED = ("alpaca_eval", "reported")  # no answer is right or wrong there, or not everywhere
 SOURCES: dict[str, dict[str, np.ndarray]] = {}
 
 
@@ -154,6 +160,15 @@ def one_split(task: tuple[str, int]) -> list[tuple[str, str, int, int, float]]:
             chosen = pool[choose(data["x"][pool], data["rate"][pool], n, own)]
             scores = x[test] @ ridge(x[chosen], gain[chosen])
             rows.append((source, way, n, seed, apgr(scores, data["strong"][test], data["weak"][test])))
+    for n in () if source in JUDGED else LABELS:
+        asked = pool[np.random.default_rng([seed, 1]).permutation(len(pool))]  # the order of the random prompts
+        wrong = np.flatnonzero(data["weak"][asked] < 1.0)
+        if n > 0.6 * len(pool) or len(wrong) < n:
+            continue
+        chosen = asked[: wrong[n - 1] + 1]
+        known = np.where(data["weak"][chosen] < 1.0, gain[chosen], 0.0)
+        scores = x[test] @ ridge(x[chosen], known)
+        rows.append((source, WEAK_FIRST, n, seed, apgr(scores, data["strong"][test], data["weak"][test])))
     return rows
 
 
@@ -207,12 +222,13 @@ def pooled(values: dict[tuple[str, str, int], np.ndarray], resamples: int = 2000
     rng = np.random.default_rng(1)
     lines = []
     for group, members in (("chosen_on", CHOSEN_ON), ("reported", REPORTED)):
-        for way in WAYS:
+        for way in (*WAYS, WEAK_FIRST):
             if way == "random":
                 continue
             per_source = [
                 np.mean([values[s, way, n] - values[s, "random", n] for n in LABELS if (s, way, n) in values], axis=0)
                 for s in members
+                if way != WEAK_FIRST or s not in JUDGED
             ]
             means = np.mean(
                 [d[rng.integers(len(d), size=(resamples, len(d)))].mean(axis=1) for d in per_source], axis=0
@@ -251,14 +267,15 @@ def main() -> None:
     together, lines = pooled(values), summary(values)
     for line in together:
         print(f"{line['group']:10s} {line['way']:16s} {line['difference']:+.4f}  {line['interval']}")
-    print("| source | labels | random | select_prompts | difference (95 %) | random labels for the same |")
-    print("|---|---|---|---|---|---|")
+    print("| source | way | labels | random | chosen | difference (95 %) | random labels for the same |")
+    print("|---|---|---|---|---|---|---|")
     for line in lines:
-        if line["way"] == "select_prompts":
+        if line["way"] in ("select_prompts", WEAK_FIRST):
             low, high = line["interval"]
             print(
-                f"| {line['source']} | {line['labels']} | {line['apgr_random']:.3f} | {line['apgr']:.3f} | "
-                f"{line['difference']:+.3f} ({low:+.3f} to {high:+.3f}) | {line['random_labels_for_the_same']} |"
+                f"| {line['source']} | {line['way']} | {line['labels']} "
+                f"| {line['apgr_random']:.3f} | {line['apgr']:.3f} "
+                f"| {line['difference']:+.3f} ({low:+.3f} to {high:+.3f}) | {line['random_labels_for_the_same']} |"
             )
     files = [arguments.data / "train" / name for name in ("models.parquet", "pairs.parquet")]
     report = {

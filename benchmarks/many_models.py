@@ -2,14 +2,16 @@
 
     python benchmarks/many_models.py [--data ../shared/data] [--folds 5] [--out FILE]
 
-Two sources of train/models.parquet: `routerbench` (11 models) and `mmlu_pro` (28, and its 25 with open weights alone).
-`fit_router(scores={model: [...]})` is fitted on four fifths of the prompts and predicts the fifth, in turn; near-duplicates
-stay together. Beside it: what the task alone tells (the mean score of each model on the other folds' prompts of the same task;
-a router does not know the task), single models and their mixes (the Zero router), and an oracle.
+Two sources of train/models.parquet: `routerbench` (11 models) and `mmlu_pro` (28, and 26 with open weights alone).
+`fit_router(scores={model: [...]})` is fitted on four fifths of the prompts and predicts the fifth, in turn;
+near-duplicates stay together. "fit_router, task given" gets the task as metadata. Beside them: what the task alone
+tells (each model's mean on the other folds' prompts of the same task), single models and their mixes (the Zero
+router), and an oracle.
 
-Costs: the data hold none. A call costs its input (a token is four characters of the prompt) and a fixed length of answer
-(OUTPUT_TOKENS) at the prices of the package genai-prices; models that it does not list take the price that PRICES says, marked
-as assumed. The bootstrap is over prompts; the fits stay as they are. Training data only. Prints a table, writes JSON.
+Costs: the data hold none. A call costs its input (four characters of the prompt are a token) and a fixed length of
+answer (OUTPUT_TOKENS) at the prices of the package genai-prices; models that it does not list take the price that
+PRICES says, marked as assumed. The bootstrap is over prompts; the fits stay as they are. Training data only. Prints a
+table, writes JSON.
 """
 
 from __future__ import annotations
@@ -26,18 +28,23 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 from evaluation_sets import DATA, ROOT, need
+from numpy.typing import ArrayLike
 
 from routellm_core import __version__
 from routellm_core.data.duplicates import near_duplicate_groups
 from routellm_core.evaluation import EvaluationSet, quality_over_cost
+from routellm_core.evaluation.many_models import upper_hull
 from routellm_core.evaluation.resampling import draws, interval
 from routellm_core.persistence import digest_of
 from routellm_core.policy import choose_models, tradeoff_within
 from routellm_core.prices import cost_usd
 from routellm_core.training import fit_router
 
+RESULTS = ROOT / "benchmarks" / "results"
 OUTPUT_TOKENS = {"routerbench": 100, "mmlu_pro": 300}
 """Of an answer: a letter or a short function; a chain of thought. The same for every model."""
+KEPT = 0.98
+"""Of the best single model's quality: what that costs is reported."""
 LEAST_COVERAGE = 0.95
 """Share of the prompts a model must be scored on."""
 
@@ -109,8 +116,8 @@ PRICES = {
     "gemini-1.5-flash-002": Price("google:gemini-1.5-flash-002"),
     "gemini-1.5-pro-002": Price("google:gemini-1.5-pro-002"),
 }
-CLOSED = ("gemini-1.5-flash-002", "gemini-1.5-pro-002", "jamba-1.5-large")
-"""The dear one with open weights is among them: its licence is no open one."""
+CLOSED = ("gemini-1.5-flash-002", "gemini-1.5-pro-002")
+"""Cheaper for their quality than all others of `mmlu_pro`: with them there is little left to choose."""
 
 
 def read_source(data: Path, source: str) -> EvaluationSet:
@@ -179,18 +186,23 @@ def folds_of(groups: np.ndarray, n_folds: int, rng: np.random.Generator) -> np.n
     return rng.permutation(np.arange(len(names)) % n_folds)[members]
 
 
-def predicted(data: EvaluationSet, folds: np.ndarray, groups: np.ndarray) -> np.ndarray:
+def predicted(data: EvaluationSet, folds: np.ndarray, groups: np.ndarray, *, with_task: bool) -> np.ndarray:
     """Every model's quality on every prompt, by a fit to the other folds; shape (n, N)."""
     found = np.zeros_like(data.scores)
+
+    def task_of(rows: np.ndarray) -> dict[str, list[str]] | None:
+        return {"task": [data.groups[i] for i in rows]} if with_task and data.groups is not None else None
+
     for fold in np.unique(folds):
         train, test = np.flatnonzero(folds != fold), np.flatnonzero(folds == fold)
         fitted = fit_router(
             [data.prompts[i] for i in train],
             scores={model: data.scores[train, column] for column, model in enumerate(data.models)},
             groups=groups[train].tolist(),
+            metadata=task_of(train),
             learning_curve=False,
         )
-        found[test] = fitted.router.model_scores([data.prompts[i] for i in test])
+        found[test] = fitted.router.model_scores([data.prompts[i] for i in test], metadata=task_of(test))
     return found
 
 
@@ -221,7 +233,7 @@ def at_best(model_scores: np.ndarray, data: EvaluationSet, *, n_resamples: int =
     gain = data.scores[row, chosen] - data.scores[:, best]
     drawn = np.concatenate([counts @ gain / len(gain) for counts in draws(len(gain), n_resamples, rng())])
     cheapest, saved = float(costs[best]), None
-    for budget in np.linspace(costs.min(), costs[best], 200):
+    for budget in np.linspace(costs.min(), costs[best], 60):
         cheaper = choose_models(model_scores, costs, tradeoff_within(model_scores, costs, usd_per_call=float(budget)))
         if data.scores[row, cheaper].mean() >= data.scores[:, best].mean():
             saved, cheapest = cheaper, float(data.costs_usd[row, cheaper].mean())
@@ -237,6 +249,12 @@ def at_best(model_scores: np.ndarray, data: EvaluationSet, *, n_resamples: int =
         "usd_for_the_same_quality": cheapest if saved is not None else None,
         "shares_there": shares(saved, data.models) if saved is not None else None,
     }
+
+
+def usd_for(quality: float, costs: ArrayLike, qualities: ArrayLike) -> float | None:
+    """The mean cost at which a mix of these points has the quality; None if none has."""
+    x, y = upper_hull(costs, qualities)
+    return None if y[-1] < quality else float(np.interp(quality, y, x))
 
 
 def shares(chosen: np.ndarray, models: tuple[str, ...]) -> dict[str, float]:
@@ -266,6 +284,11 @@ def measured(data: EvaluationSet, ways: Mapping[str, np.ndarray]) -> dict[str, A
     }
     for name, model_scores in ways.items():
         found = quality_over_cost(model_scores, data).to_dict()
+        kept = KEPT * data.scores.mean(axis=0).max()
+        found[f"usd_for_{KEPT:.0%}_of_the_best"] = {
+            "router": usd_for(kept, found["costs"], found["qualities"]),
+            "mix of single models": usd_for(kept, data.costs_usd.mean(axis=0), data.scores.mean(axis=0)),
+        }
         points = np.unique(np.linspace(0, len(found["costs"]) - 1, 41).astype(int))
         for axis in ("costs", "qualities"):
             found[axis] = [found[axis][i] for i in points]
@@ -277,9 +300,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, default=DATA)
     parser.add_argument("--folds", type=int, default=5)
-    parser.add_argument(
-        "--out", type=Path, default=ROOT / "benchmarks" / "results" / f"{date.today()}-many-models.json"
-    )
+    parser.add_argument("--out", type=Path, default=RESULTS / f"{date.today()}-many-models.json")
     given = parser.parse_args()
     need(given.data, "train")
     report: dict[str, Any] = {
@@ -296,29 +317,39 @@ def main() -> None:
         data = read_source(given.data, source)
         groups = near_duplicate_groups(data.prompts)
         folds = folds_of(groups, given.folds, rng())
-        ways = {"fit_router": predicted(data, folds, groups), "task alone": by_task(data, folds)}
+        ways = {
+            "fit_router": predicted(data, folds, groups, with_task=False),
+            "fit_router, task given": predicted(data, folds, groups, with_task=True),
+            "task alone": by_task(data, folds),
+        }
         report["sources"][source] = {"groups": int(np.unique(groups).size), **measured(data, ways)}
         if source == "mmlu_pro":
             open_ones = [model for model in data.models if model not in CLOSED]
             columns = [data.models.index(model) for model in open_ones]
             part = subset(data, open_ones, "mmlu_pro, open weights")
             report["sources"][part.name] = measured(part, {way: scores[:, columns] for way, scores in ways.items()})
+    print("| source (models) | quality from | AIQ | single models | gain | oracle | at the best's cost | 98 % costs |")
+    print("| --- | --- | --- | --- | --- | --- | --- | --- |")
     for source, figures in report["sources"].items():
-        for way in ("fit_router", "task alone"):
+        for way in ("fit_router", "fit_router, task given", "task alone"):
             print(line(source, len(figures["models"]), way, figures[way]))
     given.out.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
 
 
 def line(source: str, n_models: int, way: str, found: Mapping[str, Any]) -> str:
-    best = found["at_the_best_single_model"]
-    same = best["usd_for_the_same_quality"]
+    best, cost = found["at_the_best_single_model"], found[f"usd_for_{KEPT:.0%}_of_the_best"]
+    router = "-" if cost["router"] is None else f"{cost['router'] / best['usd']:.2f}"
     return (
-        f"| {source} ({n_models}) | {way} | {found['aiq']:.4f} ({found['aiq_interval'][0]:.4f} to "
-        f"{found['aiq_interval'][1]:.4f}) | {found['aiq_of_single_models']:.4f} | {found['gain_interval'][0]:+.4f} to "
-        f"{found['gain_interval'][1]:+.4f} | {found['aiq_of_oracle']:.4f} | {best['model']} {best['quality']:.4f} | "
-        f"{best['gain']:+.4f} ({best['gain_interval'][0]:+.4f} to {best['gain_interval'][1]:+.4f}) | "
-        f"{'-' if same is None else format(same / best['usd'], '.2f')} |"
+        f"| {source} ({n_models}) | {way} | {spread(found['aiq'], found['aiq_interval'], '.3f')} | "
+        f"{found['aiq_of_single_models']:.3f} | "
+        f"{spread(found['aiq'] - found['aiq_of_single_models'], found['gain_interval'], '+.3f')} | "
+        f"{found['aiq_of_oracle']:.3f} | {spread(best['gain'], best['gain_interval'], '+.3f')} | "
+        f"{router}; {cost['mix of single models'] / best['usd']:.2f} |"
     )
+
+
+def spread(value: float, bounds: tuple[float, float], form: str) -> str:
+    return f"{value:{form}} ({bounds[0]:{form}} to {bounds[1]:{form}})"
 
 
 if __name__ == "__main__":

@@ -25,6 +25,48 @@ def stand_in(model: str) -> Any:
     return ChatOpenAI(model=model.partition(":")[2], base_url=_server().url, api_key="none", stream_usage=True)
 
 
+def llamaindex_stand_in(model: str) -> Any:
+    """A LlamaIndex LLM that claims to be `model`, such as "openai:gpt-4.1"."""
+    try:
+        from llama_index.llms.openai_like import OpenAILike
+    except ImportError as error:
+        package = "llama-index-llms-openai-like"
+        raise SystemExit(f"The stand-ins are called through OpenAI's client: pip install {package}") from error
+    return OpenAILike(
+        model=model.partition(":")[2],
+        api_base=_server().url,
+        api_key="none",
+        is_chat_model=True,
+        is_function_calling_model=True,
+        context_window=100_000,
+        additional_kwargs={"stream_options": {"include_usage": True}},
+    )
+
+
+def llamaindex_embedding() -> Any:
+    """The static embeddings inside the default router, so that the examples need no others; any will do."""
+    from llama_index.core.embeddings import BaseEmbedding
+
+    from routellm_core import load_router
+
+    encoder = load_router("default").encoder.encoders[0]
+
+    class StaticEmbedding(BaseEmbedding):
+        def _get_text_embeddings(self, texts: list[str]) -> list[list[float]]:
+            return encoder.encode(texts).tolist()
+
+        def _get_text_embedding(self, text: str) -> list[float]:
+            return self._get_text_embeddings([text])[0]
+
+        def _get_query_embedding(self, query: str) -> list[float]:
+            return self._get_text_embedding(query)
+
+        async def _aget_query_embedding(self, query: str) -> list[float]:
+            return self._get_text_embedding(query)
+
+    return StaticEmbedding(model_name="static")
+
+
 @cache
 def _server() -> LoopbackOpenAI:
     server = LoopbackOpenAI(_answer).__enter__()
@@ -43,7 +85,14 @@ def _answer(body: dict[str, Any]) -> Reply:
     if body.get("response_format"):
         return Reply(text=json.dumps(_filled(body["response_format"]["json_schema"]["schema"], question)))
     context = "".join(_text(m) for m in messages if m["role"] == "system")
-    sentences = re.split(r"(?<=[.!?])\s+", context.partition("Context:")[2])
+    context = "".join(re.split(r"\b[Cc]ontext:", context)[1:]).partition("Instruction:")[0]
+    # LlamaIndex packs the context into the question's message, and has follow-ups rewritten
+    if "\n---------------------\n" in question:
+        _, context, question = question.split("---------------------\n")
+        question = question.partition("Query:")[2]
+    if "Standalone question:" in question:
+        return Reply(text=question.rpartition("Follow Up Input:")[2].partition("Standalone question:")[0].strip())
+    sentences = re.split(r"(?<=[.!?])\s+", context)
     best = max(sentences, key=lambda sentence: _overlap(sentence, question))
     return Reply(text=" ".join(best.split()) or f"(what {body['model']} would say)")
 

@@ -67,7 +67,10 @@ def made(spec: str, route: str | None = None) -> BaseChatModel:
     chat_models = need("langchain.chat_models", extra="langchain", why=f"{where}the backend {spec!r}")
     try:
         settings = spec.settings if isinstance(spec, ModelString) else {}
-        return cast("BaseChatModel", chat_models.init_chat_model(str(spec), **settings))
+        model = chat_models.init_chat_model(str(spec), **settings)
+        if not isinstance(model, BaseChatModel):  # what configurable_fields= makes, which is a model only when called
+            raise TypeError(f"settings that leave the model open make a {type(model).__name__}, no chat model")
+        return model
     except ImportError as error:
         raise MissingExtraError(f"{where}the backend {spec!r}: {error}") from error
     except Exception as error:

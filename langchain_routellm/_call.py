@@ -20,9 +20,9 @@ from langchain_core.exceptions import ContextOverflowError
 from langchain_core.runnables import Runnable, RunnableConfig
 from langchain_core.runnables.config import var_child_runnable_config
 
-from langchain_routellm._config import DECISION, for_child, joined_callbacks, split, with_defaults
+from langchain_routellm._config import DECISION, for_child, joined_callbacks, split, with_defaults, without_record
 from langchain_routellm._first_token import FirstToken
-from langchain_routellm._record import PREFIX, run_metadata
+from langchain_routellm._record import run_metadata
 from langchain_routellm._usage import AnswerUsage, RunsUsage
 from routellm_core.policy import (
     RouteRequest,
@@ -164,11 +164,8 @@ class Call:
     def marked(self, config: RunnableConfig, decision: Decision) -> RunnableConfig:
         """A child's config with the record in its metadata, and the watch for its first token."""
         # the record of a router around this one must not mix with ours: not every record has every field
-        metadata = {name: value for name, value in config.get("metadata", {}).items() if not name.startswith(PREFIX)}
-        config["metadata"] = {**metadata, **run_metadata(decision)}
-        manager = config.get("callbacks")
-        if isinstance(manager, BaseCallbackManager):
-            manager.remove_metadata([name for name in manager.inheritable_metadata if name.startswith(PREFIX)])
+        config = without_record(config)
+        config["metadata"] = {**config["metadata"], **run_metadata(decision)}
         if self._first_token is not None:
             config["callbacks"] = joined_callbacks([self._first_token], config.get("callbacks"))
         if is_collecting():
@@ -252,7 +249,9 @@ def scoring(
     if policy.router.is_quick:  # then it calls no model
         yield
         return
-    child = for_child(config, None if run is None else run.get_child())
+    manager = config.get("callbacks") if run is None else run.get_child()
+    child = for_child(config, manager.copy() if isinstance(manager, BaseCallbackManager) else None)
+    child = without_record(child)  # or its tokens would look like an answer of the route around us
     child.pop("run_id", None)  # that of a batch's first item
     child["tags"] = [*child.get("tags", []), "nostream"]
     token = var_child_runnable_config.set(child)

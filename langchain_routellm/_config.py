@@ -12,7 +12,16 @@ from langchain_core.runnables.config import ensure_config
 from langchain_routellm._record import PREFIX
 from routellm_core.errors import ConfigurationError
 
-__all__ = ["DECISION", "SETTINGS", "checked", "for_child", "joined_callbacks", "split", "with_defaults"]
+__all__ = [
+    "DECISION",
+    "SETTINGS",
+    "checked",
+    "for_child",
+    "joined_callbacks",
+    "split",
+    "with_defaults",
+    "without_record",
+]
 
 DECISION = "__routellm_decision"
 """A batch's decision on its way to the item; langchain keeps keys with "__" out of traces."""
@@ -56,7 +65,7 @@ def checked(settings: Mapping[str, Any]) -> Mapping[str, Any]:
         ConfigurationError: A `routellm_` setting that does not; ignored, it would look obeyed.
     """
     for name in settings:
-        if isinstance(name, str) and name.startswith(PREFIX) and name not in SETTINGS:
+        if _is_ours(name) and name not in SETTINGS:
             raise ConfigurationError(f"unknown setting {name!r}; the settings of a call are {', '.join(SETTINGS)}")
     return settings
 
@@ -78,6 +87,19 @@ def split(
     return {**settings, PREFIX + "route": kwargs["model"]}, rest
 
 
+def without_record(config: RunnableConfig) -> RunnableConfig:
+    """The config of a child run without the record of a router around it; a callback manager in it is changed."""
+    config["metadata"] = {name: value for name, value in config.get("metadata", {}).items() if not _is_ours(name)}
+    manager = config.get("callbacks")
+    if isinstance(manager, BaseCallbackManager):
+        manager.remove_metadata([name for name in manager.inheritable_metadata if _is_ours(name)])
+    return config
+
+
+def _is_ours(name: Any) -> bool:
+    return isinstance(name, str) and name.startswith(PREFIX)
+
+
 def for_child(config: RunnableConfig, callbacks: BaseCallbackManager | None) -> RunnableConfig:
     """The config of a child run. Our own settings stop here, or a nested router would obey its parent's."""
     child = dict(config)
@@ -86,7 +108,7 @@ def for_child(config: RunnableConfig, callbacks: BaseCallbackManager | None) -> 
         child["callbacks"] = callbacks
     child["configurable"] = {
         # None instead of nothing: a binding merges the ambient config in, where the setting still stands
-        name: None if name.startswith(PREFIX) else value
+        name: None if _is_ours(name) else value
         for name, value in (config.get("configurable") or {}).items()
         if name != DECISION
     }

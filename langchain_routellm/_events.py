@@ -6,6 +6,7 @@ In beta in langchain-core: everything that touches them stands in this file.
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -14,6 +15,7 @@ from langchain_core.language_models.chat_model_stream import AsyncChatModelStrea
 from langchain_core.runnables import RunnableConfig
 
 from langchain_routellm._call import Call, Host, turns
+from langchain_routellm._first_token import is_opening_event
 from langchain_routellm._record import with_record
 from langchain_routellm._usage import AnswerUsage
 from routellm_core.types import Decision
@@ -44,22 +46,28 @@ class _Pump:
         self.decision: Decision | None = None
         self.source: Iterator[Any] | None = None
         self.usage: AnswerUsage | None = None
+        self.waiting: deque[Any] = deque()
 
     def _next(self, run: CallbackManagerForChainRun) -> tuple[Any, Decision]:
-        """The next event (None: no more) and whose it is; before the first one other routes may be tried."""
+        """The next event (None: no more) and whose it is; before the first that says something others may be tried."""
         decision = self.decision or self.call.decide(run)
-        while True:
+        while not self.waiting:
             self.decision = decision
             try:
                 if self.source is None:
                     target, child_input, child_config, child_kwargs = self.call.child(decision, run)
                     self.source = iter(target.stream_events(child_input, child_config, version="v3", **child_kwargs))
-                return next(self.source, None), decision
+                event = next(self.source, None)
+                if is_opening_event(event) and self.call.host.policy.fallback != "none":
+                    self.waiting.extend((event, next(self.source, None)))
+                else:
+                    self.waiting.append(event)
             except Exception as error:  # noqa: BLE001 - next_attempt() raises all but passing failures
                 if self.stream.has_events:
                     raise
                 decision = self.call.next_attempt(decision, error, may_wait=True)
                 self.source = None
+        return self.waiting.popleft(), decision
 
     def __call__(self) -> bool:
         """Dispatch one event; False when there are no more."""
@@ -102,6 +110,7 @@ async def astream_events(
 
     async def produce(run: AsyncCallbackManagerForChainRun) -> None:
         usage: AnswerUsage | None = None
+        holds_back = host.policy.fallback != "none"
         try:
             decision = await call.adecide(run)
             while True:
@@ -110,11 +119,17 @@ async def astream_events(
                     source: Any = await target.astream_events(  # a v3 call is awaited
                         child_input, child_config, version="v3", **child_kwargs
                     )
+                    held: list[Any] = []
                     async with source:
                         async for event in source:
+                            held.append(event)
+                            if holds_back and is_opening_event(event):
+                                continue
                             if not stream.has_events:
                                 usage = call.observed(decision)
-                            stream.dispatch(_marked(event, decision))
+                            for each in held:
+                                stream.dispatch(_marked(each, decision))
+                            held.clear()
                     break
                 except Exception as error:  # noqa: BLE001 - next_attempt() raises all but passing failures
                     if stream.has_events:

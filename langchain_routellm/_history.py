@@ -9,7 +9,7 @@ from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, ToolMe
 
 from langchain_routellm._record import RECORD, record_of, route_of
 from routellm_core.errors import ConfigurationError
-from routellm_core.policy import routing_text
+from routellm_core.policy import conversation_text
 
 __all__ = ["conversation_route", "text_to_score", "tool_loop_route", "with_inner_record"]
 
@@ -25,10 +25,21 @@ def text_to_score(messages: Sequence[BaseMessage], text: Callable[[list[BaseMess
         if given is not None and not isinstance(given, str):
             raise ConfigurationError(f"text= must return a str or None, but returned {type(given).__name__}")
         return given or ""
-    human = [str(message.text) for message in messages if isinstance(message, HumanMessage)]
-    if human:
-        return routing_text(human)
-    return "\n".join(str(message.text) for message in messages).strip()
+    human = [_text_of(message) for message in messages if isinstance(message, HumanMessage)]
+    return conversation_text(human, (_text_of(message) for message in messages))
+
+
+def _text_of(message: BaseMessage) -> str:
+    """Its texts, one a line; `message.text` joins them with nothing, so that two questions run into each other."""
+    if isinstance(message.content, str):
+        return message.content
+    texts = (block if isinstance(block, str) else _block_text(block) for block in message.content)
+    return "\n".join(text for text in texts if text is not None)
+
+
+def _block_text(block: dict[Any, Any]) -> str | None:
+    text = block.get("text") if block.get("type") == "text" else None
+    return text if isinstance(text, str) else None
 
 
 def _is_tool_result(message: BaseMessage) -> bool:

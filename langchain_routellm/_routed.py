@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator, Sequence
+from itertools import chain
 from typing import Any
 
 from langchain_core.messages import AIMessageChunk
@@ -16,13 +17,13 @@ from langchain_core.runnables.config import get_config_list, patch_config
 
 from langchain_routellm._call import Call, Host, adecide, scoring, turns
 from langchain_routellm._config import DECISION, split, with_defaults
+from langchain_routellm._first_token import aopening, opening
 from langchain_routellm._record import stamped
 from routellm_core.policy import RouteRequest
 from routellm_core.types import Decision
 
 __all__ = ["adecided", "ainvoke", "astream", "decided", "invoke", "stream"]
 
-_NOTHING = object()
 _SLICE = 64  # items of a batch that are prepared in one turn of an event loop, in a millisecond or so
 
 
@@ -130,12 +131,13 @@ async def ainvoke(host: Host, value: Any, config: RunnableConfig | None, kwargs:
 
 
 def stream(host: Host, value: Any, config: RunnableConfig | None, kwargs: dict[str, Any]) -> Iterator[Any]:
-    """Decide, and yield the chosen target's chunks; another route is tried only before the first one.
+    """Decide, and yield the chosen target's chunks; another route is tried only before the first that says something.
 
     The first chunk carries the record, and no other: merging two would concatenate their values.
     """
     call = Call(host, value, config, kwargs)
     run = call.start()
+    holds_back = host.policy.fallback != "none"
     seen: list[Any] = []
     source: Any = None
     try:
@@ -144,24 +146,19 @@ def stream(host: Host, value: Any, config: RunnableConfig | None, kwargs: dict[s
             try:
                 target, child_input, child_config, child_kwargs = call.child(decision, run)
                 source = target.stream(child_input, child_config, **child_kwargs)
-                chunk = next(source, _NOTHING)
+                chunks = opening(source, holds_back=holds_back)
                 break
             except Exception as error:  # noqa: BLE001 - next_attempt() raises all but passing failures
                 decision = call.next_attempt(decision, error, may_wait=True)
         usage = call.observed(decision)
-        if chunk is not _NOTHING:
-            chunk = stamped(chunk, decision)
+        if chunks:
+            chunks[0] = stamped(chunks[0], decision)
+        for chunk in chain(chunks, source):
             if run.handlers:
                 seen.append(chunk)
             if usage is not None:
                 usage.add(chunk)
             yield chunk
-            for chunk in source:
-                if run.handlers:
-                    seen.append(chunk)
-                if usage is not None:
-                    usage.add(chunk)
-                yield chunk
         if usage is not None:
             usage.report(decision)
     except GeneratorExit:  # the consumer has had enough
@@ -184,6 +181,7 @@ async def astream(host: Host, value: Any, config: RunnableConfig | None, kwargs:
     await turns.take()
     call = Call(host, value, config, kwargs)
     run = await call.astart()
+    holds_back = host.policy.fallback != "none"
     seen: list[Any] = []
     source: Any = None
     try:
@@ -192,24 +190,25 @@ async def astream(host: Host, value: Any, config: RunnableConfig | None, kwargs:
             try:
                 target, child_input, child_config, child_kwargs = await call.achild(decision, run)
                 source = target.astream(child_input, child_config, **child_kwargs)
-                chunk = await anext(source, _NOTHING)
+                chunks = await aopening(source, holds_back=holds_back)
                 break
             except Exception as error:  # noqa: BLE001 - next_attempt() raises all but passing failures
                 decision = call.next_attempt(decision, error, may_wait=False)
         usage = call.observed(decision)
-        if chunk is not _NOTHING:
-            chunk = stamped(chunk, decision)
+        if chunks:
+            chunks[0] = stamped(chunks[0], decision)
+        for chunk in chunks:
             if run.handlers:
                 seen.append(chunk)
             if usage is not None:
                 usage.add(chunk)
             yield chunk
-            async for chunk in source:
-                if run.handlers:
-                    seen.append(chunk)
-                if usage is not None:
-                    usage.add(chunk)
-                yield chunk
+        async for chunk in source:
+            if run.handlers:
+                seen.append(chunk)
+            if usage is not None:
+                usage.add(chunk)
+            yield chunk
         if usage is not None:
             usage.report(decision)
     except GeneratorExit:

@@ -9,7 +9,6 @@ import re
 from collections.abc import Collection, Mapping
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
 
 from langchain_core.language_models.chat_models import BaseChatModel
 from pydantic import SecretStr
@@ -37,7 +36,20 @@ _PROVIDERS = {  # chat models whose constructor init_chat_model() calls with the
     ("langchain_ollama", "ChatOllama"): "ollama",
     ("langchain_openai", "ChatOpenAI"): "openai",
 }
-_SECRET = re.compile(r"api_?key|(^|_)token$|secret|passw|authori[sz]ation|credential|cookie|headers?$", re.IGNORECASE)
+# what may hold a secret: names of settings,
+_SECRET = re.compile(
+    r"api[-_ ]?key|^key$|(private|access|signing)[-_ ]?key|token$|secret|passw|passphrase|(^|[-_])auth($|[-_])"
+    r"|authori[sz]ation|bearer|credential|cookie|^sig(nature)?$|headers?$|default_query",
+    re.IGNORECASE,
+)
+# what the keys of well-known services look like,
+_KEY = re.compile(
+    r"^(bearer|basic)\s+\S|^(sk|rk|gsk|xai|pplx|nvapi|r8|hf|ghp|github_pat|xox[bp])[-_][\w-]{12,}$|^AIza[\w-]{30,}$",
+    re.IGNORECASE,
+)
+# and addresses with a user, a query or a fragment
+_ADDRESS = re.compile(r"://[^/?#\s]*@|://\S*[?#]\S")
+_USER_AT_HOST = re.compile(r"^[^/?#@:\s]+:[^/?#@\s]+@\S")
 _OF_THE_VERSION = "lc_versions"  # metadata that langchain adds to every chat model
 
 
@@ -84,7 +96,11 @@ def config_of(router: ChatRouteLLM, leave_out: Collection[str]) -> dict[str, Any
     if router.profile != common_profile(router.models.values()):
         config["profile"] = _plain(router.profile, "profile")
     for name in (*_PLAIN, *_OPTIONS):
-        value = _plain(getattr(router, name), name)
+        try:
+            value = _plain(getattr(router, name), name)
+            _check_no_secret(name, value)
+        except ConfigurationError as error:
+            raise ConfigurationError(f"the router {error}") from None
         if name == "metadata" and isinstance(value, dict):
             value = {key: item for key, item in value.items() if key != _OF_THE_VERSION} or None
         if value is not None:
@@ -99,11 +115,14 @@ def _again(name: str) -> str:
 def _model_config(route: str, backend: BaseChatModel | str, left_out: bool) -> dict[str, Any]:
     if left_out:
         return {"route": route}
-    if isinstance(backend, str):
-        settings = backend.settings if isinstance(backend, ModelString) else {}
-        return {"route": route, "model": str(backend), **({"settings": dict(settings)} if settings else {})}
     try:
-        name, settings = _described(backend)
+        if isinstance(backend, str):
+            name, settings = str(backend), dict(backend.settings) if isinstance(backend, ModelString) else {}
+            _check_no_secret("", settings)
+            if _KEY.search(name) or _ADDRESS.search(name):
+                raise ConfigurationError("has a name that may hold a secret")
+        else:
+            name, settings = _described(backend)
     except ConfigurationError as error:
         raise ConfigurationError(
             f"route {route!r}: its backend {error}. Give it as a 'provider:model' string, or "
@@ -162,12 +181,10 @@ def _check_no_secret(name: str, value: Any) -> None:
     elif isinstance(value, list):
         for item in value:
             _check_no_secret("", item)
-    elif isinstance(value, str) and "://" in value:
-        try:
-            url = urlsplit(value)
-        except ValueError:
-            url = urlsplit("//@")
-        if "@" in url.netloc or url.query:
+    elif isinstance(value, str):
+        if _KEY.search(value):
+            raise ConfigurationError(f"has a setting that may hold a secret: a key in {name or 'a list'}")
+        if _ADDRESS.search(value) or _USER_AT_HOST.search(value):
             raise ConfigurationError(f"has a setting that may hold a secret: an address in {name or 'a list'}")
 
 

@@ -22,7 +22,7 @@ from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage, Huma
 from langchain_core.messages.utils import count_tokens_approximately
 from langchain_core.outputs import ChatGeneration, ChatResult, LLMResult
 from langchain_core.runnables import Runnable, RunnableConfig
-from pydantic import ConfigDict, Field, InstanceOf, PrivateAttr
+from pydantic import ConfigDict, Field, InstanceOf, PrivateAttr, ValidationError
 from typing_extensions import Self
 
 from langchain_routellm import _events, _routed
@@ -279,7 +279,12 @@ class ChatRouteLLM(BaseChatModel):
             "callbacks": callbacks,
             "custom_get_token_ids": custom_get_token_ids,
         }
-        return cls(**arguments(config, models, given))
+        found = arguments(config, models, given)
+        try:
+            return cls(**found)
+        except ValidationError as error:
+            wrong = "; ".join(f"{'.'.join(map(str, each['loc']))}: {each['msg']}" for each in error.errors())
+            raise ConfigurationError(f"the configuration cannot be used: {wrong}") from None
 
     # -- copies and pickles
     def __copy__(self) -> Self:

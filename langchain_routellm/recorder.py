@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import logging
-import threading
 import time
-from collections.abc import Callable
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 from uuid import UUID
 
 from langchain_core.callbacks import BaseCallbackHandler
@@ -16,7 +17,9 @@ from langchain_core.outputs import ChatGeneration, LLMResult
 
 from langchain_routellm._history import text_to_score
 from langchain_routellm._record import PREFIX
+from routellm_core.errors import RouteLLMError
 from routellm_core.recording import Feedback, RecordedCall, open_sink, prompt_digest
+from routellm_core.types import Decision
 
 if TYPE_CHECKING:
     from routellm_core.recording import Sink
@@ -25,12 +28,28 @@ __all__ = ["CallRecorder"]
 
 _logger = logging.getLogger("routellm_core.langchain")
 
+_FIELDS = tuple(field.name for field in fields(Decision))
+_OPEN_RUNS = 50_000  # remembered at most: a run whose stream is never read to its end does not say that it ended
+_SLOW_S, _REST_S = 1.0, 30.0
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class _Run:
+    """A run around calls: the outermost one it is part of; the record it was given, and the call that gave it."""
+
+    root: UUID
+    record: Mapping[str, Any]
+    call: UUID | None
+
 
 class CallRecorder(BaseCallbackHandler):
     """Records every call that a router sent to a chat model: the decision, what it took, how it ended.
 
     Give it like any handler: to a call (`config={"callbacks": [recorder]}`), to a chain, or to `ChatRouteLLM`. It
-    keeps no text unless asked. A sink that fails is logged and disturbs no call.
+    keeps no text unless asked. A sink that fails is logged and costs no answer; one that took over a second to fail (a
+    database that somebody has locked) is left alone for half a minute, and what ends meanwhile is not recorded. Copies
+    and pickles write to the same file.
 
     Args:
         sink: A file named *.jsonl or *.sqlite, or anything with the methods of `routellm_core.recording.Sink`.
@@ -64,9 +83,16 @@ class CallRecorder(BaseCallbackHandler):
         self.answers = answers
         self._digest_key = digest_key
         self._clock = clock
-        self._lock = threading.Lock()
-        self._roots: dict[UUID, UUID] = {}
-        self._open: dict[UUID, tuple[dict[str, Any], float]] = {}
+        self._rests_until = 0.0
+        self._forget()
+
+    def _forget(self) -> None:
+        # no lock: each use is one operation, and a fork would copy a lock that somebody holds
+        self._runs: OrderedDict[UUID, _Run] = OrderedDict()
+        self._open: OrderedDict[UUID, tuple[dict[str, Any], float]] = OrderedDict()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_runs": OrderedDict(), "_open": OrderedDict()}
 
     def feedback(self, run_id: UUID | str, score: float) -> None:
         """What somebody thought of an answer.
@@ -77,6 +103,7 @@ class CallRecorder(BaseCallbackHandler):
 
         Raises:
             DataError: The score is not a number from 0 to 1.
+            StateError: The file cannot be written.
         """
         self.sink.feedback(Feedback(id=str(run_id), score=score, time=self._clock()))
 
@@ -93,19 +120,35 @@ class CallRecorder(BaseCallbackHandler):
         self.close()
 
     # -- what is around a call: feedback may be about the whole of it
-    def on_chain_start(
-        self, serialized: Any, inputs: Any, *, run_id: UUID, parent_run_id: UUID | None = None, **kwargs: Any
+    def _enter(
+        self,
+        serialized: Any,
+        given: Any,
+        /,
+        *,
+        run_id: UUID,
+        parent_run_id: UUID | None = None,
+        metadata: dict[str, Any] | None = None,
+        **kwargs: Any,
     ) -> None:
-        with self._lock:
-            self._roots[run_id] = run_id if parent_run_id is None else self._roots.get(parent_run_id, parent_run_id)
+        _keep(self._runs, run_id, self._run(run_id, parent_run_id, _record(metadata)))
 
-    def on_chain_end(self, outputs: Any, *, run_id: UUID, **kwargs: Any) -> None:
-        with self._lock:
-            self._roots.pop(run_id, None)
+    def _leave(self, outcome: Any, /, *, run_id: UUID, **kwargs: Any) -> None:
+        self._runs.pop(run_id, None)
 
-    def on_chain_error(self, error: BaseException, *, run_id: UUID, **kwargs: Any) -> None:
-        with self._lock:
-            self._roots.pop(run_id, None)
+    # positional-only, as each kind of run has another name for what went in and came out
+    on_chain_start = on_tool_start = on_retriever_start = _enter  # type: ignore[assignment]
+    on_chain_end = on_tool_end = on_retriever_end = _leave  # type: ignore[assignment]
+    on_chain_error = on_tool_error = on_retriever_error = _leave  # type: ignore[assignment]
+
+    def _run(self, run_id: UUID, parent_id: UUID | None, record: Mapping[str, Any]) -> _Run:
+        parent = None if parent_id is None else self._runs.get(parent_id)
+        root = parent.root if parent is not None else parent_id or run_id
+        if not record:
+            return _Run(root, record, None)
+        # runs pass their record on to those inside: it is the outermost one with this record that the call began
+        inherited = parent is not None and parent.record == record
+        return _Run(root, record, parent.call if parent is not None and inherited else parent_id or run_id)
 
     # -- the call itself
     def on_chat_model_start(
@@ -118,8 +161,8 @@ class CallRecorder(BaseCallbackHandler):
         metadata: dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
-        if metadata and PREFIX + "route" in metadata:
-            self._started(text_to_score(messages[0], None), run_id, parent_run_id, metadata)
+        if record := _record(metadata):
+            self._started(text_to_score(messages[0], None), run_id, parent_run_id, record, metadata or {})
 
     def on_llm_start(
         self,
@@ -131,27 +174,31 @@ class CallRecorder(BaseCallbackHandler):
         metadata: dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
-        if metadata and PREFIX + "route" in metadata:
-            self._started("\n".join(prompts), run_id, parent_run_id, metadata)
+        if record := _record(metadata):
+            self._started("\n".join(prompts), run_id, parent_run_id, record, metadata or {})
 
-    def _started(self, text: str | None, run_id: UUID, parent_run_id: UUID | None, metadata: dict[str, Any]) -> None:
-        call = run_id if parent_run_id is None else parent_run_id
+    def _started(
+        self,
+        text: str | None,
+        run_id: UUID,
+        parent_run_id: UUID | None,
+        decision: Mapping[str, Any],
+        metadata: Mapping[str, Any],
+    ) -> None:
+        run = self._run(run_id, parent_run_id, decision)
         model = [metadata[name] for name in ("ls_provider", "ls_model_name") if metadata.get(name)]
         record: dict[str, Any] = {
-            "id": str(call),
+            "id": str(run.call),
+            "root_id": str(run.root),
             "time": self._clock(),
-            "decision": {
-                name.removeprefix(PREFIX): value for name, value in metadata.items() if name.startswith(PREFIX)
-            },
+            "decision": decision,
             "model": ":".join(map(str, model)) or None,
         }
         if text:
             record["prompt_digest"] = prompt_digest(text, key=self._digest_key)
             if self.prompts:
                 record["prompt"] = text
-        with self._lock:
-            record["root_id"] = str(self._roots.get(call, call))
-            self._open[run_id] = record, time.perf_counter()
+        _keep(self._open, run_id, (record, time.perf_counter()))
 
     def on_llm_end(self, response: LLMResult, *, run_id: UUID, **kwargs: Any) -> None:
         self._ended(run_id, lambda: _answer(response, with_text=self.answers))
@@ -160,15 +207,31 @@ class CallRecorder(BaseCallbackHandler):
         self._ended(run_id, lambda: {"error": type(error).__name__})
 
     def _ended(self, run_id: UUID, outcome: Callable[[], dict[str, Any]]) -> None:
-        with self._lock:
-            record, started = self._open.pop(run_id, (None, 0.0))
-        if record is None:
+        record, started = self._open.pop(run_id, (None, 0.0))
+        now = time.perf_counter()
+        if record is None or now < self._rests_until:
             return
-        latency_s = round(time.perf_counter() - started, 6)
         try:
-            self.sink.write(RecordedCall(**record, latency_s=latency_s, **outcome()))
+            self.sink.write(RecordedCall(**record, latency_s=round(now - started, 6), **outcome()))
         except Exception as error:  # noqa: BLE001 - a full disk must not cost an answer
-            _logger.warning("a call was not recorded: %s", type(error).__name__)
+            what = str(error) if isinstance(error, RouteLLMError) else type(error).__name__
+            _logger.warning("a call was not recorded: %s", what)
+            if time.perf_counter() - now > _SLOW_S:
+                self._rests_until = time.perf_counter() + _REST_S
+
+
+def _record(metadata: Mapping[str, Any] | None) -> dict[str, Any]:
+    """The record in a run's metadata; empty where no router has sent it."""
+    given = metadata or {}
+    if not all(isinstance(given.get(PREFIX + name), str) for name in ("route", "reason")):
+        return {}
+    return {name: given[PREFIX + name] for name in _FIELDS if PREFIX + name in given}
+
+
+def _keep(runs: OrderedDict[UUID, T], run_id: UUID, value: T) -> None:
+    runs[run_id] = value
+    if len(runs) > _OPEN_RUNS:
+        runs.popitem(last=False)
 
 
 def _answer(response: LLMResult, *, with_text: bool) -> dict[str, Any]:

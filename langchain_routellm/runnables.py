@@ -240,9 +240,21 @@ class RouterRunnable(RunnableSerializable[Input, Output]):
         return {**{branch_name(i): runnable for i, (_, runnable) in enumerate(self.overrides, 1)}, **self.routes}
 
     def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
-        """A copy whose routing follows the updated fields."""
+        """A copy whose routing follows the updated fields.
+
+        Raises:
+            ConfigurationError: There is no such field, or as the constructor.
+        """
+        update = dict(update or {})
+        for name in update:
+            if name not in type(self).model_fields:
+                raise ConfigurationError(f"{type(self).__name__} has no field {name!r} to update")
+        if "routes" in update:
+            update["routes"] = _checked_routes(update["routes"])
+        if "overrides" in update:
+            update["overrides"] = _checked_overrides(update["overrides"])
         copy = super().model_copy(update=update, deep=deep)
-        if update and not set(update).isdisjoint((*POLICY_DEFAULTS, "policy", "routes")):
+        if not set(update).isdisjoint((*POLICY_DEFAULTS, "policy", "routes")):
             options = {name: getattr(copy, name) for name in POLICY_DEFAULTS}
             copy._policy = policy_from(copy.policy, tuple(copy.routes), options)
         return copy

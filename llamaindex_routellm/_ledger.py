@@ -16,10 +16,10 @@ from llama_index.core.base.llms.types import ChatMessage, ChatResponse, Completi
 
 from llamaindex_routellm._text import task_messages
 
-__all__ = ["AnswerLedger"]
+__all__ = ["TOOL_ROLES", "AnswerLedger"]
 
 _SIZE = 8192  # fingerprints; an open tool loop needs its last few, a conversation its last one
-_TOOL_ROLES = (MessageRole.TOOL, MessageRole.FUNCTION)
+TOOL_ROLES = (MessageRole.TOOL, MessageRole.FUNCTION)
 
 
 class AnswerLedger:
@@ -60,7 +60,7 @@ class AnswerLedger:
 
     def tool_loop(self, messages: Sequence[ChatMessage]) -> str | None:
         """Who called the tool whose result the history ends in, if this process saw it."""
-        if not messages or messages[-1].role not in _TOOL_ROLES:
+        if not messages or messages[-1].role not in TOOL_ROLES:
             return None
         task = _task(messages)
         return self._first(
@@ -71,25 +71,33 @@ class AnswerLedger:
         """Who gave the newest answer in the history, if this process saw it."""
         for i in range(len(messages) - 1, -1, -1):
             if messages[i].role == MessageRole.ASSISTANT:
-                task, text = _task(messages[:i]), messages[i].content
-                marks: list[Hashable] = list(_tool_ids(messages[i]))
-                if text:
-                    marks.append((text.strip(),))
-                return self._first(hash((task, mark)) for mark in marks)
+                return self.origin(_task(messages[:i]), messages[i])
         return None
+
+    def origin(self, task: str, message: ChatMessage) -> str | None:
+        """Who gave this answer, if this process saw it.
+
+        Args:
+            task: What the user had asked last before it.
+            message: The answer.
+        """
+        marks: list[Hashable] = list(_tool_ids(message))
+        text = message.content
+        if text:
+            marks.append((text.strip(),))
+        return self._first(hash((task, mark)) for mark in marks)
 
     def _first(self, keys: Iterable[int]) -> str | None:
         return next((route for key in keys if (route := self._routes.get(key)) is not None), None)
 
 
 def _task(messages: Sequence[ChatMessage]) -> str:
-    texts = task_messages(messages)
-    return texts[-1] if texts else ""
+    return next((text for text in reversed(task_messages(messages)) if text), "")
 
 
 def _closing_tool_results(messages: Sequence[ChatMessage]) -> Iterable[ChatMessage]:
     for message in reversed(messages):
-        if message.role not in _TOOL_ROLES:
+        if message.role not in TOOL_ROLES:
             return
         yield message
 

@@ -9,10 +9,18 @@ from llama_index.core.base.llms.types import ChatMessage, MessageRole
 
 from llamaindex_routellm._scopes import current_query
 from routellm_core.errors import ConfigurationError
-from routellm_core.policy import routing_text
+from routellm_core.policy import conversation_text, routing_text
 from routellm_core.policy.text import FOLLOW_UP_CHARACTERS
 
-__all__ = ["QUESTION_VARIABLES", "TextFunction", "scored_prompt", "scored_text", "task_messages", "template_question"]
+__all__ = [
+    "QUESTION_VARIABLES",
+    "TextFunction",
+    "scored_prompt",
+    "scored_text",
+    "task_messages",
+    "task_text",
+    "template_question",
+]
 
 TextFunction: TypeAlias = Callable[[Sequence[ChatMessage]], str]
 
@@ -29,23 +37,24 @@ _LOOP_NOISE = (
 
 
 def task_messages(messages: Sequence[ChatMessage]) -> list[str]:
-    """What the user asked, oldest first: texts of user messages that no agent loop wrote.
+    """What the user asked, oldest first: texts of user messages that no agent loop wrote, "" where one has none.
 
     ReAct and CodeAct feed tool output back as user messages, so the last of those changes at every
     step; the task does not. An answer comes before such a message, so a question that merely begins
     like one is kept.
     """
-    texts = []
-    for i, message in enumerate(messages):
-        if message.role != MessageRole.USER:
-            continue
-        text = message.content
-        if not text:
-            continue
-        if text.startswith(_LOOP_NOISE) and i > 0 and messages[i - 1].role == MessageRole.ASSISTANT:
-            continue
-        texts.append(text)
-    return texts
+    return [text for i in range(len(messages)) if (text := task_text(messages, i)) is not None]
+
+
+def task_text(messages: Sequence[ChatMessage], position: int) -> str | None:
+    """The text of one message, if it is one of `task_messages`."""
+    message = messages[position]
+    if message.role != MessageRole.USER:
+        return None
+    text = message.content or ""
+    if text.startswith(_LOOP_NOISE) and position > 0 and messages[position - 1].role == MessageRole.ASSISTANT:
+        return None
+    return text
 
 
 def scored_text(messages: Sequence[ChatMessage], text: TextFunction | None) -> str:
@@ -62,11 +71,8 @@ def scored_text(messages: Sequence[ChatMessage], text: TextFunction | None) -> s
         if chosen is not None and not isinstance(chosen, str):
             raise ConfigurationError(f"text= must return a str or None, got {type(chosen).__name__}")
         return chosen or ""
-    task = routing_text(task_messages(messages))
-    if task:
-        return task
-    # some prompts are a single system message
-    return next((m.content for m in reversed(messages) if m.content), "")
+    # some prompts are a single system message: nobody has asked anything in them
+    return conversation_text(task_messages(messages), (message.content or "" for message in messages))
 
 
 def scored_prompt(prompt: str, text: TextFunction | None) -> str:

@@ -33,7 +33,6 @@ from llamaindex_routellm._backends import (
     as_function_calling,
     checked_models,
     checked_utility,
-    own_messages,
 )
 from llamaindex_routellm._calling import RECORD_KEY, Caller, Question
 from llamaindex_routellm._capability import Capability, ContextPolicy, ToolPolicy
@@ -98,6 +97,8 @@ class RouteLLM(FunctionCallingLLM):
         context_policy: "min" (default): the window is that of the tightest backend. "escalate": of the widest;
             calls that do not fit the chosen backend go to a stronger one that they fit, as the tokenizer of
             LlamaIndex's settings counts.
+        normalize_history: Rewrite answers of other routes into text and tool calls, in what is sent only, as most
+            clients refuse each other's thinking and lack each other's ids.
         utility_backend: For steps that rewrite questions, see `utility` and `rewriting`: a route, or an LLM or
             "provider:model" of its own.
         callback_manager: Set on the backends too, now or when it is assigned later.
@@ -122,6 +123,7 @@ class RouteLLM(FunctionCallingLLM):
     tool_policy: ToolPolicy = Field(default="all", frozen=True)
     context_policy: ContextPolicy = Field(default="min", frozen=True)
     utility_backend: Any = Field(default=None, exclude=True, repr=False, frozen=True)
+    normalize_history: bool = Field(default=True, frozen=True)
 
     _backends: Backends = PrivateAttr()
     _caller: Caller = PrivateAttr()
@@ -148,6 +150,7 @@ class RouteLLM(FunctionCallingLLM):
         tool_policy: ToolPolicy = "all",
         context_policy: ContextPolicy = "min",
         utility_backend: LLM | str | None = None,
+        normalize_history: bool = True,
         callback_manager: CallbackManager | None = None,
         pydantic_program_mode: PydanticProgramMode | None = None,
         **others: Any,
@@ -180,6 +183,7 @@ class RouteLLM(FunctionCallingLLM):
             tool_policy=tool_policy,
             context_policy=context_policy,
             utility_backend=utility,
+            normalize_history=normalize_history,
         )
         self._wire(self.policy)
         if callback_manager is not None:
@@ -190,7 +194,7 @@ class RouteLLM(FunctionCallingLLM):
     def _wire(self, policy: RoutingPolicy) -> None:
         self._backends = Backends(self.models, self.utility_backend if self._utility_route is None else None)
         capability = Capability(self._backends, self.tool_policy, self.context_policy)
-        self._caller = Caller(policy, self._backends, capability)
+        self._caller = Caller(policy, self._backends, capability, normalizes=self.normalize_history)
 
     @classmethod
     def class_name(cls) -> str:
@@ -223,7 +227,12 @@ class RouteLLM(FunctionCallingLLM):
         return {**self._settings(), "class_name": self.class_name()}
 
     def _settings(self) -> dict[str, Any]:
-        settings = {**self.policy.settings(), "tool_policy": self.tool_policy, "context_policy": self.context_policy}
+        settings = {
+            **self.policy.settings(),
+            "tool_policy": self.tool_policy,
+            "context_policy": self.context_policy,
+            "normalize_history": self.normalize_history,
+        }
         if isinstance(self.utility_backend, str):
             settings["utility_backend"] = self.utility_backend
         return settings
@@ -234,7 +243,7 @@ class RouteLLM(FunctionCallingLLM):
 
     # The base class drops what cannot be pickled and breaks on loading; this fails where the cause is.
     def __getstate__(self) -> dict[Any, Any]:
-        names = ("models", "policy", "text", "tool_policy", "context_policy", "utility_backend")
+        names = ("models", "policy", "text", "tool_policy", "context_policy", "utility_backend", "normalize_history")
         state: dict[Any, Any] = {name: getattr(self, name) for name in (*names, "pydantic_program_mode")}
         return {**state, "_to_utility": self._to_utility}
 
@@ -345,24 +354,26 @@ class RouteLLM(FunctionCallingLLM):
     # second layer would count its tokens twice.
     def chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponse:
         return self._caller.call(
-            self._asked(messages, kwargs.get("tools")), lambda llm: llm.chat(own_messages(llm, messages), **kwargs)
+            self._asked(messages, kwargs.get("tools")),
+            lambda llm: llm.chat(self._caller.history(llm, messages), **kwargs),
         )
 
     async def achat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponse:
         return await self._caller.acall(
-            self._asked(messages, kwargs.get("tools")), lambda llm: llm.achat(own_messages(llm, messages), **kwargs)
+            self._asked(messages, kwargs.get("tools")),
+            lambda llm: llm.achat(self._caller.history(llm, messages), **kwargs),
         )
 
     def stream_chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponseGen:
         return self._caller.stream(
             self._asked(messages, kwargs.get("tools")),
-            lambda llm: llm.stream_chat(own_messages(llm, messages), **kwargs),
+            lambda llm: llm.stream_chat(self._caller.history(llm, messages), **kwargs),
         )
 
     async def astream_chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponseAsyncGen:
         return await self._caller.astream(
             self._asked(messages, kwargs.get("tools")),
-            lambda llm: llm.astream_chat(own_messages(llm, messages), **kwargs),
+            lambda llm: llm.astream_chat(self._caller.history(llm, messages), **kwargs),
         )
 
     def complete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> CompletionResponse:
@@ -485,7 +496,7 @@ class RouteLLM(FunctionCallingLLM):
         return self._caller.call(
             self._asked_tools(user_msg, chat_history, tools, must_call=True),
             lambda llm: as_function_calling(llm).chat_with_tools(
-                tools, user_msg=user_msg, chat_history=_history(llm, chat_history), **kwargs
+                tools, user_msg=user_msg, chat_history=self._history(llm, chat_history), **kwargs
             ),
         )
 
@@ -500,7 +511,7 @@ class RouteLLM(FunctionCallingLLM):
         return await self._caller.acall(
             self._asked_tools(user_msg, chat_history, tools, must_call=True),
             lambda llm: as_function_calling(llm).achat_with_tools(
-                tools, user_msg=user_msg, chat_history=_history(llm, chat_history), **kwargs
+                tools, user_msg=user_msg, chat_history=self._history(llm, chat_history), **kwargs
             ),
         )
 
@@ -515,7 +526,7 @@ class RouteLLM(FunctionCallingLLM):
         return self._caller.stream(
             self._asked_tools(user_msg, chat_history, tools, must_call=True),
             lambda llm: as_function_calling(llm).stream_chat_with_tools(
-                tools, user_msg=user_msg, chat_history=_history(llm, chat_history), **kwargs
+                tools, user_msg=user_msg, chat_history=self._history(llm, chat_history), **kwargs
             ),
         )
 
@@ -530,9 +541,12 @@ class RouteLLM(FunctionCallingLLM):
         return await self._caller.astream(
             self._asked_tools(user_msg, chat_history, tools, must_call=True),
             lambda llm: as_function_calling(llm).astream_chat_with_tools(
-                tools, user_msg=user_msg, chat_history=_history(llm, chat_history), **kwargs
+                tools, user_msg=user_msg, chat_history=self._history(llm, chat_history), **kwargs
             ),
         )
+
+    def _history(self, llm: LLM, history: Sequence[ChatMessage] | None) -> list[ChatMessage] | None:
+        return None if history is None else self._caller.history(llm, history)
 
     # a backend that cannot call tools goes through them by prompting, unless the others hide that there is one
     def predict_and_call(
@@ -547,7 +561,7 @@ class RouteLLM(FunctionCallingLLM):
         return self._caller.call(
             self._asked_tools(user_msg, chat_history, tools, must_call=self.tool_policy == "capable"),
             lambda llm: llm.predict_and_call(
-                list(tools), user_msg, _history(llm, chat_history), verbose, *args, **kwargs
+                list(tools), user_msg, self._history(llm, chat_history), verbose, *args, **kwargs
             ),
         )
 
@@ -563,7 +577,7 @@ class RouteLLM(FunctionCallingLLM):
         return await self._caller.acall(
             self._asked_tools(user_msg, chat_history, tools, must_call=self.tool_policy == "capable"),
             lambda llm: llm.apredict_and_call(
-                list(tools), user_msg, _history(llm, chat_history), verbose, *args, **kwargs
+                list(tools), user_msg, self._history(llm, chat_history), verbose, *args, **kwargs
             ),
         )
 
@@ -591,10 +605,6 @@ class RouteLLM(FunctionCallingLLM):
 
 def _own(llm_kwargs: dict[str, Any] | None) -> dict[str, Any] | None:
     return None if llm_kwargs is None else dict(llm_kwargs)
-
-
-def _history(llm: LLM, history: Sequence[ChatMessage] | None) -> list[ChatMessage] | None:
-    return None if history is None else own_messages(llm, history)
 
 
 # LlamaIndex's span decorator asks for a method's signature at every call, and building it takes longer than routing.

@@ -11,6 +11,7 @@ import base64
 import contextlib
 import contextvars
 import copy
+import gc
 import json
 import pickle  # noqa: TID251 - of what the test itself made
 import threading
@@ -61,7 +62,7 @@ _EARLIER = "And which season is it there?"
 _PNG = base64.b64decode(
     "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
 )
-_LIMIT_S = 10.0
+_LIMIT_S = 5.0
 
 
 class City(BaseModel):
@@ -86,7 +87,9 @@ class LLMContract:
         supports_tools: It is a `FunctionCallingLLM` that calls tools.
         supports_structured: `structured_predict` and its twins work with the backend of the tests.
         supports_images: Messages may hold pictures.
-        can_be_pickled: It can.
+        can_be_copied: It can be copied deeply and pickled.
+        closes_at_once: Closing its streams closes those of the backend then and there; False: once garbage is
+            collected, as where a client's stream refers to itself.
         is_router: Each answer has a record, and `collect_decisions` hears of it.
         model_name: What its metadata says; None: anything.
         call_kwargs: Arguments of a single call; they must be somewhere in what the backend received.
@@ -98,7 +101,8 @@ class LLMContract:
     supports_tools: ClassVar[bool] = False
     supports_structured: ClassVar[bool] = False
     supports_images: ClassVar[bool] = False
-    can_be_pickled: ClassVar[bool] = True
+    can_be_copied: ClassVar[bool] = True
+    closes_at_once: ClassVar[bool] = True
     is_router: ClassVar[bool] = False
     model_name: ClassVar[str | None] = None
     call_kwargs: ClassVar[Mapping[str, Any]] = {"temperature": 0.25}
@@ -127,6 +131,11 @@ class LLMContract:
         pytest.skip("hang() does not hold up the backend")
 
     @pytest.fixture(autouse=True)
+    def _unfreeze(self) -> Iterator[None]:
+        yield
+        gc.unfreeze()
+
+    @pytest.fixture(autouse=True)
     def _know_deviations(self, request: pytest.FixtureRequest) -> None:
         name = request.node.name
         reason = self.deviations.get(name) or self.deviations.get(name.partition("[")[0])
@@ -153,10 +162,11 @@ class LLMContract:
         assert [secret for secret in self.secrets if any(secret in dump for dump in dumps)] == []
 
     def test_a_copy_answers_alike(self) -> None:
+        if not self.can_be_copied:
+            pytest.skip("it cannot be copied")
         text = _text(self.answers(self.make(), "chat"))
         assert _text(self.answers(copy.deepcopy(self.make()), "chat")) == text
-        if self.can_be_pickled:
-            assert _text(self.answers(pickle.loads(pickle.dumps(self.make())), "chat")) == text  # noqa: S301
+        assert _text(self.answers(pickle.loads(pickle.dumps(self.make())), "chat")) == text  # noqa: S301
 
     # -- answers
     @pytest.mark.parametrize("endpoint", ENDPOINTS)
@@ -295,8 +305,8 @@ class LLMContract:
                 assert piece.additional_kwargs[RECORD_KEY] == record
             if isinstance(piece, ChatResponse):  # what is on a message goes over the wire
                 assert RECORD_KEY not in piece.message.additional_kwargs
-        [response] = [e.response for e in events if isinstance(e, (LLMChatEndEvent, LLMCompletionEndEvent))]
-        assert decisions.usage_of(decision) == usage_of(response)
+        ends = [e for e in events if isinstance(e, (LLMChatEndEvent, LLMCompletionEndEvent))]
+        assert decisions.usage_of(decision) == usage_of(ends[-1].response if ends else None)
 
     # -- when it does not end well
     @pytest.mark.parametrize("way", WAYS)
@@ -312,13 +322,14 @@ class LLMContract:
     def test_a_stream_that_is_left_early_leaves_the_backend(self, way: str) -> None:
         self._needs(way)
         self.hang()
+        gc.freeze()  # what was there before need not be searched when garbage is collected
         positional, named = self.arguments(way)
         if not way.startswith("a"):
             stream = getattr(self.make(), way)(*positional, **named)
             next(stream)
             assert self.open_requests() == 1
             stream.close()
-            assert _in_time(lambda: self.open_requests() == 0), "close() left the backend's stream open"
+            assert _in_time(self._is_left), "close() left the backend's stream open"
             return
 
         async def leave() -> None:
@@ -326,7 +337,7 @@ class LLMContract:
             await stream.__anext__()
             assert self.open_requests() == 1
             await stream.aclose()
-            assert await _ain_time(lambda: self.open_requests() == 0), "aclose() left the backend's stream open"
+            assert await _ain_time(self._is_left), "aclose() left the backend's stream open"
 
         _run_watched(leave)
 
@@ -334,6 +345,7 @@ class LLMContract:
     def test_a_call_that_is_cancelled_leaves_the_backend(self, way: str) -> None:
         self._needs(way)
         self.hang()
+        gc.freeze()
 
         async def cancel() -> None:
             others = asyncio.all_tasks()
@@ -344,7 +356,7 @@ class LLMContract:
             call.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await call
-            assert await _ain_time(lambda: self.open_requests() == 0), "the cancelled call is still at work"
+            assert await _ain_time(self._is_left), "the cancelled call is still at work"
             assert await _ain_time(lambda: asyncio.all_tasks() == others), "the cancelled call left tasks behind"
 
         _run_watched(cancel)
@@ -380,6 +392,11 @@ class LLMContract:
         """All pieces of one answer; a list of one where the method does not stream."""
         positional, named = self.arguments(way)
         return self._read(getattr(llm, way)(*positional, **named, **more), way)
+
+    def _is_left(self) -> bool:
+        if self.open_requests() and not self.closes_at_once:
+            gc.collect()
+        return self.open_requests() == 0
 
     def _needs(self, way: str) -> None:
         if not self.supports(way):

@@ -42,7 +42,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "shared"))
 from routellm_core.calibration import Calibration
 from routellm_core.encoders import StackedEncoder, StaticEncoder, SurfaceEncoder
 from routellm_core.errors import DataError
-from routellm_core.evaluation.metrics import apgr, apgr_interval
+from routellm_core.evaluation import apgr, apgr_interval
 from routellm_core.training.difficulty import (
     Block,
     DifficultyFit,

@@ -2,7 +2,7 @@
 
 The rules, which `expected` computes:
 
-- A route that fails before its first chunk is replaced where that was asked for (`fallback`) and another route
+- A route that fails before it has said anything is replaced where that was asked for (`fallback`) and another route
   could survive the failure. Nothing else is: an answer that has begun is never patched with another one.
 - With "stronger" only stronger routes take over, with "any" weaker ones too.
 - When all that were tried fail, the caller gets the error of the first, the one the call was meant for; but an error
@@ -52,7 +52,8 @@ class Fault:
         reply: Its answer; None: nobody listens.
         error: What its client raises.
         is_passing: Another route could survive it.
-        begins: What it has said until then, when streaming; None: it has sent no chunk at all.
+        begins: What it has said until then, when streaming; None: it has sent no chunk at all; "": one that says
+            nothing, which is held back where another route may take over.
         timeout_s: How long its client waits.
     """
 
@@ -71,7 +72,7 @@ FAULTS = (
     Fault("hangs up before the first byte", Reply(hang_up=True), (openai.APIConnectionError,), True),
     Fault("does not answer in time", Reply(hang=True), (openai.APITimeoutError,), True, timeout_s=0.1),
     Fault("breaks before the first chunk", Reply(text="one two", cut_after=0, cut_inside=True), LOST, True),
-    # the opening chunk says who speaks, and nothing yet; but it has been passed on
+    # the opening chunk says who speaks, and nothing yet
     Fault("breaks after the opening chunk", Reply(text="one two", cut_after=1, cut_inside=True), LOST, True, ""),
     Fault("breaks in the middle", Reply(text="one two three", cut_after=3, cut_inside=True), LOST, True, "one two"),
     Fault("is busy", Reply(status=429, retry_after_s=1), (openai.RateLimitError,), True),
@@ -105,7 +106,7 @@ def expected(question: str, first: str, fallback: str, faults: dict[str, Fault],
         fault = faults.get(route)
         if fault is None:
             return Expected(tuple(asked), f"{ROUTES[route]} answers: {question}", None, route, fallback_from)
-        if streamed and fault.begins is not None:
+        if streamed and (fault.begins or (fault.begins == "" and fallback == "none")):
             return Expected(tuple(asked), fault.begins, fault.error, route, fallback_from)
         if not fault.is_passing:
             return Expected(tuple(asked), "", fault.error)

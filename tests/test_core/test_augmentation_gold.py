@@ -9,7 +9,9 @@ import pytest
 
 from routellm_core.augmentation import alabel_gold, estimate_gold, label_from_scores, label_gold
 from routellm_core.backends import Generation
+from routellm_core.data import read_battles
 from routellm_core.errors import ConfigurationError, DataError, UnknownKindError
+from routellm_core.evaluation import read_evaluation_set
 
 
 class Scripted:
@@ -57,6 +59,29 @@ def test_each_answer_is_checked():
 async def test_the_async_twin_gives_the_same():
     result = await alabel_gold(ROWS, checker="numeric", **pair())
     assert [(row["strong_score"], row["weak_score"]) for row in result.rows] == [(1.0, 0.0), (1.0, 1.0), (0.0, 1.0)]
+
+
+def test_weak_first_asks_the_strong_model_only_where_the_weak_one_is_wrong():
+    models = pair()
+    result = label_gold(ROWS, checker="numeric", weak_first=True, **models)
+    assert [m["content"] for call in models["strong"].asked for m in call] == ["6 x 7?"]
+    assert [(row["strong_score"], row["weak_score"]) for row in result.rows] == [(1.0, 0.0), (1.0, 1.0), (1.0, 1.0)]
+    assert [row.get("strong_assumed") for row in result.rows] == [None, True, True]
+    assert result.spending.calls == 4  # three weak answers and one strong
+
+
+def test_weak_first_asks_the_strong_model_where_the_weak_answer_is_only_partly_right():
+    models = pair()
+    result = label_gold(ROWS[:1], checker=lambda response, answer: 0.5, weak_first=True, **models)
+    assert len(models["strong"].asked) == 1 and "strong_assumed" not in result.rows[0]
+
+
+def test_labels_with_assumptions_are_read_like_any(tmp_path):
+    rows = label_gold(ROWS, checker="numeric", weak_first=True, **pair()).rows
+    read = read_evaluation_set(rows)
+    assert (read.strong, read.weak, len(read)) == ("s", "w", 3)
+    battles, _ = read_battles(rows)
+    assert len(battles.prompts) == 3
 
 
 def test_a_checker_of_ones_own_gives_parts_of_a_point():

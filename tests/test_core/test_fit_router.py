@@ -104,7 +104,7 @@ def test_with_few_labels_the_base_router_decides():
     others, _, _ = task(300, seed=5)
     base, own = load_router("default").difficulty(others), result.router.win_rate(others)
     assert np.corrcoef(base, np.log(own / (1 - own)))[0, 1] > 0.95
-    assert result.router.blend == pytest.approx(400 / 10400)  # 20^2 / (20^2 + 100^2)
+    assert result.router.blend == pytest.approx(400 / 22900)  # 20^2 / (20^2 + 150^2)
 
 
 # -- metadata
@@ -213,6 +213,28 @@ def test_a_constant_difference_is_nothing_to_learn_from_but_no_error():
     assert np.isfinite(result.router.win_rate(prompts)).all()
 
 
+@pytest.mark.parametrize("strong", [np.ones(40), np.eye(40)[0]], ids=["always better", "better once"])
+def test_labels_that_hardly_ever_differ_give_a_router_without_a_warning(strong):
+    """In some fold, or in all, no difference is left to learn from."""
+    prompts, _, _ = task(40)
+    result = fit_router(prompts, strong_scores=strong, weak_scores=np.zeros(40))
+    assert np.isfinite(result.router.win_rate(prompts)).all()
+    assert result.apgr is not None
+
+
+def test_labels_of_any_scale_are_fitted_or_refused():
+    prompts, strong, weak = task(40)
+    rates = [
+        fit_router(
+            prompts, strong_scores=strong * scale - 3, weak_scores=weak * scale - 3, learning_curve=False
+        ).router.win_rate(prompts)
+        for scale in (1.0, 1e6)
+    ]
+    np.testing.assert_allclose(*rates, atol=1e-3)
+    with pytest.raises(DataError, match="smaller scale"):
+        fit_router(prompts, strong_scores=strong * 1e200, weak_scores=weak)
+
+
 def test_too_few_labels_are_refused():
     with pytest.raises(DataError, match="20 are the least"):
         fit_router(["a"] * 19, strong_scores=[1] * 19, weak_scores=[0] * 19)
@@ -316,3 +338,14 @@ def test_the_command_needs_a_column_of_topics_where_it_is_told_to_use_it(tmp_pat
     assert "no column of topics" in str(run("fit", path, "--out", tmp_path / "r", "--topic").exception)
     result = run("fit", path, "--out", tmp_path / "r", "--no-learning-curve")
     assert result.exit_code == 0 and "big against small" in result.stdout
+
+
+def test_the_command_takes_another_scale_of_scores(tmp_path):
+    file = tmp_path / "labels.csv"
+    rows = "".join(f"question {i},{-(i % 3)},{-5 * (i % 2)}\n" for i in range(30))
+    file.write_text("prompt,strong_score,weak_score\n" + rows)
+    arguments = ("fit", file, "--out", tmp_path / "router", "--no-learning-curve")
+    refused = run(*arguments)
+    assert isinstance(refused.exception, DataError) and "--score-range" in str(refused.exception)
+    assert run(*arguments, "--score-range", "-5", "0").exit_code == 0
+    assert run(*arguments, "--seed", "-1").exit_code == 2

@@ -18,7 +18,7 @@ import pytest
 
 from routellm_core import Decision, RandomRouter, RoutingPolicy, collect_decisions
 from routellm_core.errors import ConfigurationError, DataError, ScoringError, UnknownKindError
-from routellm_core.policy import RouteRequest, may_fall_back, observe, routing_text
+from routellm_core.policy import RouteRequest, conversation_text, may_fall_back, observe, routing_text
 from routellm_core.testing import ScriptedRouter
 
 
@@ -387,6 +387,20 @@ LONG = "Explain how a B-tree keeps its height low."
 )
 def test_a_short_follow_up_is_scored_with_the_last_substantial_message(humans, scored):
     assert routing_text(humans) == scored
+
+
+@pytest.mark.parametrize(
+    ("humans", "everyone", "scored"),
+    [
+        ([LONG, "why?"], ["Be brief.", LONG, "It is balanced.", "why?"], f"{LONG}\nwhy?"),
+        ([""], ["Be brief.", ""], ""),  # somebody has spoken, and said nothing
+        ([], ["Be brief. ", "", "Hello."], "Be brief. \n\nHello."),
+        ([], ["", " "], ""),
+        ([], [], ""),
+    ],
+)
+def test_all_of_a_conversation_is_scored_when_nobody_human_has_spoken(humans, everyone, scored):
+    assert conversation_text(humans, iter(everyone)) == scored
 
 
 def test_a_wrong_type_of_text_is_the_callers_error_not_a_crash():

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import copy
+import math
 import threading
 
 import pytest
 
 from routellm_core import RoutingPolicy
-from routellm_core.errors import ScoringError
+from routellm_core.errors import ConfigurationError, ScoringError
 from routellm_core.policy import RouteRequest
 from routellm_core.policy.breaker import Breaker
 from routellm_core.testing import ScriptedRouter
@@ -127,3 +128,10 @@ def test_a_breaker_travels_closed():
     twin = copy.deepcopy(breaker)
     assert (twin.misses, twin.pause_s, twin.blocked_s()) == (2, 5.0, 0.0)
     assert breaker.blocked_s() > 0.0
+
+
+@pytest.mark.parametrize("seconds", [math.inf, math.nan, 1e12, 10**400, 0, True, "1"])
+def test_a_timeout_that_no_clock_can_wait_for_is_refused(seconds):
+    """With infinity every wait failed, and every call silently took the strong route."""
+    with pytest.raises(ConfigurationError, match="router_timeout_s must be"):
+        RoutingPolicy(ScriptedRouter(0.1), threshold=0.5, router_timeout_s=seconds)

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import copy
 import json
 import math
+import os
+import pickle
 import sqlite3
 import subprocess
 import sys
@@ -11,8 +15,8 @@ import threading
 
 import pytest
 
-from routellm_core.errors import ConfigurationError, DataError
-from routellm_core.recording import Feedback, JsonlSink, RecordedCall, SqliteSink, open_sink, prompt_digest
+from routellm_core.errors import ConfigurationError, DataError, StateError
+from routellm_core.recording import Feedback, JsonlSink, RecordedCall, SqliteSink, open_sink, prompt_digest, sinks
 from routellm_core.recording import read_recording as read
 
 ENDINGS = ("jsonl", "sqlite")
@@ -68,7 +72,7 @@ def test_threads_and_processes_write_whole_records_to_one_file(path):
         "with open_sink(sys.argv[1]) as sink:\n"
         "    for i in range(200):\n"
         "        sink.write(RecordedCall(id=f'{sys.argv[2]}-{i}', root_id='r', time=0.0,"
-        " decision={'route': 'weak'}, prompt='x' * 500))\n"
+        " decision={'route': 'weak', 'reason': 'score'}, prompt='x' * 500))\n"
     )
     with open_sink(path):
         pass
@@ -107,7 +111,7 @@ def test_a_torn_line_is_counted_and_what_follows_is_whole(tmp_path):
         (b"hello\n", "line 1: no record of a call"),
         (b'{"id": "a", "root_id": "a", "time": 1, "decision": {}}\n', "line 1: .*names no route"),
         (b'\n{"prompt": "a"}\n', "line 2: no record of a call"),
-        (b'{"id":"a","root_id":"a","time":1,"decision":{"route":"weak","win_rate":1.5}}\n', "outside"),
+        (b'{"id":"a","root_id":"a","time":1,"decision":{"route":"weak","reason":"score","win_rate":1.5}}\n', "outside"),
         (b'{"feedback": {"id": "a", "score": 2, "time": 1}}\n', "line 1: feedback is a number"),
         (b'{"feedback": 3}\n', "line 1"),
     ],
@@ -280,3 +284,154 @@ def test_prompts_and_scores_are_written_for_other_commands(tmp_path):
 @pytest.mark.parametrize("price", ["weak", "=1/2", "weak="])
 def test_a_price_without_its_route_is_refused(many, price):
     assert "--price is written" in str(run("recorded", many, "--price", price).exception)
+
+
+# -- bad luck
+def test_a_disk_that_fills_up_tears_one_record_and_not_the_next(tmp_path):
+    class AlmostFull:
+        def __init__(self, file):
+            self.file = file
+
+        def write(self, line):
+            return self.file.write(line[:10])
+
+    sink = JsonlSink(tmp_path / "calls.jsonl")
+    sink.write(call(1))
+    whole = sink._file
+    sink._file = AlmostFull(whole)
+    with pytest.raises(StateError, match="disk is full") as caught:
+        sink.write(call(2))
+    assert caught.value.is_retryable
+    sink._file = whole
+    sink.write(call(3))
+    sink.close()
+    recording = read(tmp_path / "calls.jsonl")
+    assert [each.id for each in recording.calls] == ["c1", "c3"] and recording.n_torn == 1
+    with pytest.raises(StateError, match="cannot be written"):
+        sink.write(call(4))
+
+
+@pytest.mark.parametrize("tail", [b"{", b"\0" * 40, b'{"id": "c2", "dec', b'{"a": ' + b"[" * 100_000], ids=len)
+def test_whatever_a_crash_leaves_at_the_end_costs_one_record(tmp_path, tail):
+    file = tmp_path / "calls.jsonl"
+    file.write_bytes(json.dumps(call(1).to_dict()).encode() + b"\n" + tail)
+    with JsonlSink(file) as sink:
+        sink.write(call(3))
+    recording = read(file)
+    assert [each.id for each in recording.calls] == ["c1", "c3"] and recording.n_torn == 1
+
+
+def test_a_killed_writer_leaves_what_it_had_written(path):
+    code = (
+        "import sys\nfrom routellm_core.recording import RecordedCall, open_sink\n"
+        "sink, n = open_sink(sys.argv[1]), 0\n"
+        "while True:\n"
+        "    sink.write(RecordedCall(id=str(n), root_id='r', time=0.0, prompt='x' * 9000,\n"
+        "                            decision={'route': 'weak', 'reason': 'score'}))\n"
+        "    n += 1\n"
+        "    if n == 20: print('go', flush=True)\n"
+    )
+    with subprocess.Popen([sys.executable, "-c", code, str(path)], stdout=subprocess.PIPE) as writer:
+        assert writer.stdout.readline() == b"go\n"
+        writer.kill()
+    recording = read(path)
+    assert [each.id for each in recording.calls] == [str(n) for n in range(len(recording.calls))]
+    assert len(recording.calls) >= 20 and recording.n_torn <= 1
+
+
+class Watched(sqlite3.Connection):
+    """Remembers what it was told."""
+
+    def execute(self, statement, *values):
+        self.__dict__.setdefault("told", []).append(statement)
+        return super().execute(statement, *values)
+
+
+def test_a_locked_database_holds_nobody_up_for_longer_than_its_limit(tmp_path, monkeypatch):
+    sink = SqliteSink(tmp_path / "calls.sqlite")
+    monkeypatch.setattr(sinks, "_WAIT_S", 0.01)
+    with sink._lock, pytest.raises(StateError, match="database is locked"):  # another thread waits for its turn
+        sink.write(call(1))
+    # a writer that got the lock after 4 of its 10 ms waits 6 more for the database
+    clock = iter([7.000, 7.004])
+    monkeypatch.setattr(sinks.time, "monotonic", lambda: next(clock))
+    sink._db.close()
+    sink._db = sqlite3.connect(tmp_path / "calls.sqlite", factory=Watched)
+    with contextlib.closing(sqlite3.connect(tmp_path / "calls.sqlite", isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        with pytest.raises(StateError, match="database is locked") as caught:
+            sink.write(call(1))
+    assert caught.value.is_retryable and "PRAGMA busy_timeout=6" in sink._db.told
+    monkeypatch.undo()
+    sink.write(call(2))
+    sink.close()
+    assert [each.id for each in read(tmp_path / "calls.sqlite").calls] == ["c2"]
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+def test_a_forked_process_writes_through_a_connection_and_a_lock_of_its_own(path):
+    sink = open_sink(path)
+    sink.write(call(1))
+    with sink._lock:  # as if another thread were writing
+        child = os.fork()
+        if not child:
+            try:
+                before = getattr(sink, "_db", None)
+                sink.write(call(2))
+                os._exit(0 if before is None or sink._db is not before else 1)
+            finally:
+                os._exit(2)
+    assert os.waitpid(child, 0)[1] == 0
+    sink.write(call(3))
+    sink.close()
+    assert [each.id for each in read(path).calls] == ["c1", "c2", "c3"]
+
+
+def test_copies_and_pickles_of_a_sink_write_to_the_same_file(path):
+    with open_sink(path) as sink:
+        for number, other in enumerate((copy.deepcopy(sink), pickle.loads(pickle.dumps(sink)))):  # noqa: S301
+            with other:
+                other.write(call(number))
+    assert len(read(path).calls) == 2
+
+
+def test_a_file_is_utf8_even_when_a_prompt_is_not(tmp_path):
+    with JsonlSink(tmp_path / "calls.jsonl") as sink:
+        sink.write(call(1, prompt="half a pair: \ud83d"))
+    assert json.loads((tmp_path / "calls.jsonl").read_text("utf-8"))["prompt"] == "half a pair: \ud83d"
+    assert run("recorded", tmp_path / "calls.jsonl", "--prompts", tmp_path / "prompts.jsonl").exit_code == 0
+    assert json.loads((tmp_path / "prompts.jsonl").read_text("utf-8")) == {"prompt": "half a pair: \ud83d"}
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"latency_s": "fast"}, "latency_s is str, not float"),
+        ({"input_tokens": "many"}, "input_tokens is str, not int"),
+        ({"id": None}, "id is NoneType, not str"),
+        ({"decision": {"route": "weak"}}, "names no reason"),
+    ],
+)
+def test_a_record_with_a_field_of_another_kind_is_refused_by_its_line(tmp_path, wrong, message):
+    (tmp_path / "calls.jsonl").write_text(json.dumps({**call(1).to_dict(), **wrong}))
+    with pytest.raises(DataError, match=f"line 1: no record of a call: .*{message}"):
+        read(tmp_path / "calls.jsonl")
+
+
+def test_feedback_that_cannot_be_read_is_refused_by_its_line(tmp_path):
+    (tmp_path / "calls.jsonl").write_text('{"feedback": {"id": "a", "score": 1, "time": "noon"}}')
+    with pytest.raises(DataError, match="line 1"):
+        read(tmp_path / "calls.jsonl")
+
+
+def test_names_that_no_file_can_have_are_refused(tmp_path):
+    for ending in ENDINGS:
+        with pytest.raises(ConfigurationError, match="cannot be opened"):
+            open_sink(f"{tmp_path}/a\0b.{ending}")
+
+
+def test_the_command_never_replaces_the_recording(many):
+    before = many.read_bytes()
+    result = run("recorded", many, "--prompts", many)
+    assert isinstance(result.exception, ConfigurationError) and "different files" in str(result.exception)
+    assert many.read_bytes() == before

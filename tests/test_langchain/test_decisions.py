@@ -270,6 +270,16 @@ def test_a_nested_router_obeys_its_own_records_not_its_parents() -> None:
     assert record(chunks[0])["inner"]["route"] == "strong"
 
 
+def test_settings_of_others_may_have_any_name() -> None:
+    assert record(routed().invoke("a hard one", {"configurable": {5: "five"}}))["route"] == "strong"  # type: ignore[dict-item]
+
+
+@pytest.mark.parametrize("threshold", [10**400, float("nan"), "0.5", True, [[0.1], [0.2, 0.3]], {}])
+def test_a_threshold_that_is_none_is_the_callers_error(threshold: Any) -> None:
+    with pytest.raises(ConfigurationError, match="threshold"):
+        routed().invoke("a hard one", {"configurable": {"routellm_threshold": threshold}})
+
+
 def test_a_nested_router_does_not_inherit_the_settings_of_the_call() -> None:
     inner_router = ScriptedRouter(by_words)
     outer = routed(weak=routed(router=inner_router))

@@ -199,6 +199,21 @@ async def test_a_wrong_key_or_request_is_never_papered_over(
 
 @pytest.mark.parametrize("how", ["stream", "astream"])
 @pytest.mark.parametrize("provider", PROVIDERS)
+async def test_a_connection_cut_before_the_first_word_is_survived_by_another_provider(
+    provider: str, how: str, servers: dict[str, LoopbackServer]
+) -> None:
+    # these events say that there is an answer, and who gives it
+    opens = {"openai": 1, "responses": 3, "anthropic": 2, "ollama": 0}[provider]
+    servers[provider].reply = lambda body: Reply(text="one two three", cut_after=opens, cut_inside=True)
+    got: list[str] = []
+    answer = await ask(over(provider, other(provider), servers, fallback="any"), how, "easy", into=got)
+    assert answer.text == "".join(got) == f"{MODELS[other(provider)]} answers: easy"
+    record = answer.response_metadata[RECORD]
+    assert (record["route"], record["fallback_from"]) == ("strong", "weak")
+
+
+@pytest.mark.parametrize("how", ["stream", "astream"])
+@pytest.mark.parametrize("provider", PROVIDERS)
 async def test_a_connection_cut_in_the_middle_is_an_error_after_what_was_said(
     provider: str, how: str, servers: dict[str, LoopbackServer]
 ) -> None:

@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import logging
 from typing import Any
 from uuid import uuid4
 
 import pytest
 from langchain.agents import create_agent
+from langchain_core.messages import AIMessage
 from langchain_core.output_parsers import StrOutputParser
 from langchain_core.prompts import ChatPromptTemplate
+from langchain_core.runnables import RunnableLambda
+from langchain_core.tools import tool
 
-from langchain_routellm import CallRecorder
+from langchain_routellm import CallRecorder, RouterRunnable
+from langchain_routellm import recorder as recorder_module
+from routellm_core import LLMRouter
 from routellm_core.errors import ConfigurationError, DataError
 from routellm_core.recording import prompt_digest, read_recording
-from tests.test_langchain.fakes import fake, get_weather, routed
+from routellm_core.testing import ScriptedRouter
+from tests.test_langchain.fakes import FakeBackend, Runs, by_words, fake, get_weather, pickled, routed
 
 
 @pytest.fixture
@@ -91,7 +98,7 @@ def test_all_calls_of_an_agents_run_share_its_feedback(recorder):
     recording = read_recording(recorder.sink.path)
     assert [call.decision["reason"] for call in recording.calls] == ["score", "tool_loop"]
     assert [recording.score_of(call) for call in recording.calls] == [1.0, 1.0]
-    assert recorder._roots == {} == recorder._open  # nothing is kept once it has ended
+    assert not recorder._runs and not recorder._open  # nothing is kept once it has ended
 
 
 def test_text_is_kept_only_when_asked_for(tmp_path):
@@ -145,3 +152,123 @@ def test_given_to_the_router_it_records_every_call(recorder):
 def test_a_file_of_another_kind_is_refused(tmp_path):
     with pytest.raises(ConfigurationError, match="jsonl"):
         CallRecorder(tmp_path / "calls.csv")
+
+
+# -- whose call it is
+SCHEMA = {"title": "Answer", "description": "An answer.", "type": "object", "properties": {"text": {"type": "string"}}}
+
+
+def run_of(runs: Runs, name: str) -> Any:
+    return next(start["run_id"] for start in runs.starts if start["name"] == name)
+
+
+@pytest.mark.parametrize("way", ["structured", "chain"])
+def test_feedback_to_a_routed_call_inside_a_chain_reaches_models_that_a_route_hides(recorder, way):
+    """Between the routed call and the model there is another run: of the parser, or of the route's own chain."""
+    if way == "structured":
+        routing: Any = routed().with_structured_output(SCHEMA)
+    else:
+        two = fake("one") | StrOutputParser() | fake("two")
+        routing = RouterRunnable({"weak": two, "strong": two}, router=ScriptedRouter(by_words), threshold=0.5)
+    runs = Runs()
+    (RunnableLambda(lambda value: value) | routing).invoke("easy", {"callbacks": [recorder, runs]})
+    recorder.feedback(run_of(runs, routing.get_name()), 0.5)
+    recording = read_recording(recorder.sink.path)
+    assert [recording.score_of(call) for call in recording.calls] == [0.5] * (1 if way == "structured" else 2)
+    assert recording.summary()["calls"] == 1
+
+
+def test_a_router_inside_a_route_makes_calls_of_its_own(recorder):
+    inner, runs = routed(), Runs()
+    outer = RouterRunnable(
+        {"cheap": fake("cheap"), "good": RunnableLambda(lambda value: value) | inner},
+        router=ScriptedRouter(by_words),
+        threshold=0.5,
+    )
+    outer.invoke("hard", {"callbacks": [recorder, runs]})
+    (call,) = calls(recorder)
+    assert (call.id, call.root_id) == (str(run_of(runs, "ChatRouteLLM")), str(run_of(runs, "RouterRunnable")))
+    assert call.route == "strong"
+
+
+def test_feedback_to_an_agent_reaches_the_calls_of_agents_it_uses_as_tools(recorder):
+    llm = routed()
+
+    @tool
+    def ask(question: str) -> str:
+        """Ask somebody else."""
+        return str(llm.invoke("an easy one").text)
+
+    run_id = uuid4()
+    agent = create_agent(routed(), [ask])
+    agent.invoke({"messages": [("user", "hard: ask 'this'")]}, {"callbacks": [recorder], "run_id": run_id})
+    recorder.feedback(run_id, 1.0)
+    recording = read_recording(recorder.sink.path)
+    assert [recording.score_of(call) for call in recording.calls] == [1.0, 1.0, 1.0]
+
+
+def test_a_model_that_scores_inside_a_route_is_no_answer_of_it(recorder):
+    class Judge(FakeBackend):
+        def _answer(self, messages: Any, stop: Any, kwargs: Any) -> AIMessage:
+            return AIMessage("1")
+
+    outer = routed(strong=routed(router=LLMRouter(Judge(label="judge"))))
+    outer.invoke("a hard one", {"callbacks": [recorder]})
+    asyncio.run(outer.ainvoke("a hard one", {"callbacks": [recorder]}))
+    outer.batch(["a hard one", "another hard one"], {"callbacks": [recorder]})
+    assert [call.model for call in calls(recorder)] == ["fakeprov:fake-strong"] * 4
+
+
+def test_metadata_of_others_that_looks_like_a_record_is_none(recorder):
+    config = {"callbacks": [recorder], "metadata": {"routellm_route": "mine", "routellm_object": object()}}
+    fake("alone").invoke("hello", config)
+    assert calls(recorder) == []
+    routed().invoke("a hard one", config)
+    (call,) = calls(recorder)
+    assert call.route == "strong" and "object" not in call.decision
+
+
+# -- bad luck
+def test_runs_that_never_end_do_not_pile_up(recorder, monkeypatch):
+    monkeypatch.setattr(recorder_module, "_OPEN_RUNS", 10)
+    llm = routed()
+    for _ in range(20):
+        next(iter(llm.stream_events("a hard one", {"callbacks": [recorder]}, version="v3")))  # and is not read on
+    assert len(recorder._runs) == len(recorder._open) == 10
+    llm.invoke("an easy one", {"callbacks": [recorder]})
+    assert [call.route for call in calls(recorder)] == ["weak"]
+
+
+def test_a_sink_that_is_slow_to_fail_is_left_alone_for_a_while(caplog, monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(recorder_module.time, "perf_counter", lambda: now[0])
+
+    class Locked:
+        asked = 0
+
+        def write(self, call):
+            self.asked += 1
+            now[0] += 5.0
+            raise OSError
+
+        def feedback(self, feedback):
+            raise OSError
+
+    sink = Locked()
+    llm = routed(callbacks=[CallRecorder(sink)])
+    for _ in range(3):
+        llm.invoke("easy")
+    assert sink.asked == 1 and now[0] == 5.0  # one call has waited, and no other
+    now[0] += 31.0
+    llm.invoke("easy")
+    assert sink.asked == 2
+
+
+@pytest.mark.parametrize("ending", ["sqlite", "jsonl"])
+def test_a_router_with_a_recorder_can_be_copied_and_pickled(tmp_path, ending):
+    with CallRecorder(tmp_path / f"calls.{ending}") as recorder:
+        llm = routed(callbacks=[recorder])
+        for other in (copy.deepcopy(llm), pickled(llm), llm.model_copy(deep=True)):
+            other.invoke("an easy one")
+            other.callbacks[0].close()
+        assert len(calls(recorder)) == 3

@@ -575,6 +575,16 @@ def test_configurable_fields_and_model_copy_follow_the_change() -> None:
     assert copy.deepcopy(over_models()).invoke({"question": "hard"}).text == "fake-strong answers"
 
 
+def test_a_copy_takes_what_the_constructor_takes_and_refuses_the_rest() -> None:
+    routes = {"weak": lambda value: "other weak", "strong": lambda value: "other strong"}
+    assert choice().model_copy(update={"routes": routes}).invoke("hard") == "other strong"
+    overrides = [(lambda value: True, lambda value: "told")]
+    assert choice().model_copy(update={"overrides": overrides}).invoke("hard") == "told"
+    for update in ({"treshold": 0.9}, {"routes": {"weak": str}}, {"overrides": [1]}):
+        with pytest.raises(ConfigurationError):
+            choice().model_copy(update=update)
+
+
 def test_it_pickles_when_its_routes_do_and_is_not_serialized() -> None:
     chain = pickled(choice(routes={"weak": fake("weak"), "strong": fake("strong")}, router=ScriptedRouter(0.9)))
     assert chain.invoke("q").text == "fake-strong answers"

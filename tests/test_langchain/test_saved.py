@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -15,15 +17,17 @@ from langchain_openai import ChatOpenAI
 
 from langchain_routellm import ChatRouteLLM
 from langchain_routellm._backends import ModelString
+from langchain_routellm._saved import _KEYS
 from routellm_core import Budget, RoutingPolicy, load_router
 from routellm_core.calibration import Calibration
-from routellm_core.errors import ConfigurationError
+from routellm_core.errors import ConfigurationError, RouteLLMError
 from routellm_core.routers import Router
 from routellm_core.testing import LoopbackOpenAI, ScriptedRouter
 from tests.test_langchain.fakes import RECORD, fake, pickled
 
 STRONG, WEAK = "openai:gpt-4.1", "openai:gpt-4.1-mini"
 KEY = "sk-do-not-write-me"
+OTHER = "another-secret-thing"
 
 
 def strings(**options: Any) -> ChatRouteLLM:
@@ -299,13 +303,25 @@ class MyOpenAI(ChatOpenAI):
         (lambda: openai(base_url=f"https://x.example/v1?code={KEY}"), "may hold a secret: an address"),
         (lambda: openai(model_kwargs={"user": f"me and {KEY}"}), "has its key in other settings too"),
         (lambda: strings(), "of class ChatRouteLLM cannot be written"),
+        (lambda: openai(base_url=f"user:{OTHER}@x.example/v1"), "may hold a secret: an address"),
+        (lambda: openai(base_url=f"https://x.example/v1#{OTHER}"), "may hold a secret: an address"),
+        (lambda: openai(default_query={"code": OTHER}), "may hold a secret: default_query"),
+        (lambda: openai(extra_body={"x-api-key": OTHER}), "may hold a secret: x-api-key"),
+        (lambda: openai(extra_body={"key": OTHER}), "may hold a secret: key"),
+        (lambda: openai(extra_body={"auth": OTHER}), "may hold a secret: auth"),
+        (lambda: openai(extra_body={"accessToken": OTHER}), "may hold a secret: accessToken"),
+        (lambda: openai(extra_body={"a": [{"passphrase": OTHER}]}), "may hold a secret: passphrase"),
+        (lambda: openai(extra_body={"a": f"Bearer {OTHER}"}), "may hold a secret: a key in a"),
+        (lambda: openai(tags=[f"sk-{OTHER}"]), "may hold a secret: a key in a list"),
+        (lambda: ModelString("openai:gpt-4.1", {"api_key": OTHER}), "may hold a secret: api_key"),
+        (lambda: f"openai:https://user:{OTHER}@x.example", "a name that may hold a secret"),
     ],
 )
 def test_a_chat_model_that_would_lose_something_is_refused_or_left_out(backend: Any, message: str) -> None:
     llm = strings(strong=backend())
     with pytest.raises(ConfigurationError, match=f"route 'strong': its backend .*{message}.*models=") as caught:
         llm.to_config()
-    assert KEY not in str(caught.value)
+    assert KEY not in str(caught.value) and OTHER not in str(caught.value)
     config = llm.to_config(leave_out=["strong"])
     assert config["models"][1] == {"route": "strong"}
     with pytest.raises(ConfigurationError, match=r"route 'strong': the configuration leaves its backend out"):
@@ -380,3 +396,57 @@ def test_what_is_no_dict_or_names_routes_that_are_not_there_is_refused() -> None
         ConfigurationError, match="models= names 'best', but the configuration's routes are weak, strong"
     ):
         ChatRouteLLM.from_config(strings().to_config(), models={"best": "p:m"})
+
+
+@pytest.mark.parametrize(
+    "option",
+    [{"metadata": {"api_key": OTHER}}, {"metadata": {"a": f"https://u:{OTHER}@x"}}, {"tags": [f"Bearer {OTHER}"]}],
+)
+def test_secrets_of_the_router_itself_are_refused_too(option: dict[str, Any]) -> None:
+    with pytest.raises(ConfigurationError, match="the router has a setting that may hold a secret") as caught:
+        strings(**option).to_config()
+    assert OTHER not in str(caught.value)
+
+
+def test_settings_that_only_look_like_secrets_are_written() -> None:
+    config = strings(strong=openai(max_tokens=9, extra_body={"prompt_cache_key": "a", "author": "b"})).to_config()
+    assert config["models"][1]["settings"]["max_tokens"] == 9
+    vertex = strings(strong="google_vertexai:claude-sonnet-4@20250514")
+    assert vertex.to_config()["models"][1]["model"] == "google_vertexai:claude-sonnet-4@20250514"
+
+
+WEIRD = [
+    None,
+    0,
+    -1,
+    1.5,
+    math.nan,
+    math.inf,
+    10**400,
+    True,
+    "",
+    "x",
+    "\ud800",
+    [],
+    [1],
+    [[1], 2],
+    {},
+    {"a": 1},
+    {"usd": []},
+]
+
+
+@pytest.mark.filterwarnings("ignore:Unrecognized keys in model profile")
+@pytest.mark.parametrize("key", _KEYS)
+def test_whatever_a_configuration_holds_it_is_used_or_refused_with_our_own_error(key: str) -> None:
+    for value in WEIRD:
+        config = {**strings().to_config(), key: value}
+        with contextlib.suppress(RouteLLMError):
+            ChatRouteLLM.from_config(config)
+
+
+def test_settings_that_make_no_chat_model_are_refused_on_first_use() -> None:
+    config = strings().to_config()
+    config["models"][1]["settings"] = {"configurable_fields": "any"}
+    with pytest.raises(ConfigurationError, match=r"route 'strong': .* no chat model"):
+        ChatRouteLLM.from_config(config).invoke("hello", {"configurable": {"routellm_route": "strong"}})

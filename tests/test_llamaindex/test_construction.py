@@ -286,6 +286,7 @@ def test_a_dump_holds_settings_and_no_backend_and_restores_with_them(kit: Any):
         "router_timeout_s": 2.0,
         "tool_policy": "all",
         "context_policy": "min",
+        "normalize_history": True,
     }
     again = RouteLLM.from_dict(dump, models=made.llm.models, router=made.router)
     assert again.to_dict() == dump and json.loads(made.llm.to_json()) == dump

@@ -220,6 +220,22 @@ async def test_a_wrong_key_or_request_is_never_papered_over(
 
 @pytest.mark.parametrize("how", ["stream_chat", "astream_chat"])
 @pytest.mark.parametrize("provider", PROVIDERS)
+async def test_a_connection_cut_before_the_first_word_is_survived_by_another_provider(
+    provider: str, how: str, kit: Any, providers: Providers
+):
+    # these events say that there is an answer, and who gives it
+    opens = {"openai": 1, "anthropic": 2, "ollama": 0}[provider]
+    providers.servers[provider].reply = lambda body: Reply(text="one two three", cut_after=opens, cut_inside=True)
+    got: list[str] = []
+    llm = over(kit, providers, provider, other(provider), fallback="any")
+    response = await ask(llm, how, [kit.user(kit.EASY)], got)
+    assert response.message.content == "".join(got) == f"{MODELS[other(provider)]} answers: {kit.EASY}"
+    record = response.additional_kwargs["routellm"]
+    assert (record["route"], record["fallback_from"]) == ("strong", "weak")
+
+
+@pytest.mark.parametrize("how", ["stream_chat", "astream_chat"])
+@pytest.mark.parametrize("provider", PROVIDERS)
 async def test_a_connection_cut_in_the_middle_is_an_error_after_what_was_said(
     provider: str, how: str, kit: Any, providers: Providers
 ):
@@ -234,22 +250,8 @@ async def test_a_connection_cut_in_the_middle_is_an_error_after_what_was_said(
 
 
 # -- one after the other
-NOT_REWRITTEN = {
-    frozenset({"openai", "ollama"}): "OpenAI's tool calls stay beside the message where Ollama's client trips over "
-    "them; Ollama's have no id, so that the tool's result answers to none",
-    frozenset({"anthropic", "ollama"}): "Ollama's thinking has no signature, and Anthropic refuses it",
-}
-
-
 @pytest.mark.parametrize("streaming", [True, False])
-@pytest.mark.parametrize(
-    ("weak", "strong"),
-    [
-        pytest.param(*pair, marks=[pytest.mark.xfail(reason=why, strict=True)] if why else [])
-        for pair in itertools.permutations(PROVIDERS, 2)
-        for why in [NOT_REWRITTEN.get(frozenset(pair))]
-    ],
-)
+@pytest.mark.parametrize(("weak", "strong"), list(itertools.permutations(PROVIDERS, 2)))
 async def test_a_conversation_wanders_between_providers_with_thinking_and_tools(
     weak: str, strong: str, streaming: bool, kit: Any, providers: Providers
 ):

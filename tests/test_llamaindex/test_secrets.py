@@ -89,7 +89,7 @@ async def test_no_secret_is_in_a_dump_an_event_a_span_a_log_line_or_a_record(
         def set_attribute(self, name: str, value: Any) -> None:
             attributes[name] = [*attributes.get(name, []), value]
 
-    monkeypatch.setattr("llamaindex_routellm._calling.current_span", Span)
+    monkeypatch.setattr("llamaindex_routellm._attempts.current_span", Span)
     debug = LlamaDebugHandler(print_trace_on_end=False)
     router = {
         "scores": kit.ScriptedRouter(0.1),

@@ -45,6 +45,7 @@ def label_gold(
     journal: Journal | str | Path | None = None,
     budget_usd: float | None = None,
     concurrency: int = 8,
+    weak_first: bool = False,
     prices: Mapping[str, tuple[float, float]] | None = None,
     framework: str | None = None,
     progress: bool = False,
@@ -62,6 +63,11 @@ def label_gold(
         journal: Keeps every paid call, so that the same run can be interrupted and go on; see `Journal`.
         budget_usd: For everything the journal holds; the run stops before it would be exceeded, by estimate.
         concurrency: Calls under way at once.
+        weak_first: Ask the strong model only where the weak one's answer is not fully right. Where it is, the strong
+            model can be no better, and is taken for as good (`strong_assumed` in the row): for the same number of
+            strong answers about twice as many prompts are labelled, and a router learns more from them, see
+            benchmarks/README.md. Train on such labels; do not calibrate a quality floor or evaluate on them, as the
+            answers that only the strong model got wrong are missing.
         prices: Of models genai-prices does not know, US dollars per million tokens in and out.
         framework: Who makes models from strings, see `resolve_backend`.
         progress: Show a bar on standard error.
@@ -87,6 +93,7 @@ def label_gold(
             journal=journal,
             budget_usd=budget_usd,
             concurrency=concurrency,
+            weak_first=weak_first,
             prices=prices,
             framework=framework,
             progress=progress,
@@ -107,6 +114,7 @@ async def alabel_gold(
     journal: Journal | str | Path | None = None,
     budget_usd: float | None = None,
     concurrency: int = 8,
+    weak_first: bool = False,
     prices: Mapping[str, tuple[float, float]] | None = None,
     framework: str | None = None,
     progress: bool = False,
@@ -123,6 +131,7 @@ async def alabel_gold(
         journal=journal,
         budget_usd=budget_usd,
         concurrency=concurrency,
+        weak_first=weak_first,
         prices=prices,
         framework=framework,
         progress=progress,
@@ -187,6 +196,7 @@ async def _label(
     journal: Journal | str | Path | None,
     budget_usd: float | None,
     concurrency: int,
+    weak_first: bool,
     prices: Mapping[str, tuple[float, float]] | None,
     framework: str | None,
     progress: bool,
@@ -212,13 +222,22 @@ async def _label(
 
         async def work(i: int) -> dict[str, Any]:
             messages = question(prompts[i])
+            names, kind = (pair[0].name, pair[1].name), str(rows[i].get("source") or source)
             async with calls.meter.hold(_needs(prompts[i], pair, calls)) as hold:
-                responses = await both(
-                    calls.ask("answer", pair[0], messages, output_tokens=ANSWER_TOKENS, hold=hold),
-                    calls.ask("answer", pair[1], messages, output_tokens=ANSWER_TOKENS, hold=hold),
-                )
+                if weak_first:
+                    of_weak = await calls.ask("answer", pair[1], messages, output_tokens=ANSWER_TOKENS, hold=hold)
+                    score = _checked(check, of_weak, answers[i], i)
+                    if score >= 1.0:
+                        return {**_labelled(prompts[i], names, [score, score], kind), "strong_assumed": True}
+                    of_strong = await calls.ask("answer", pair[0], messages, output_tokens=ANSWER_TOKENS, hold=hold)
+                    responses = (of_strong, of_weak)
+                else:
+                    responses = await both(
+                        calls.ask("answer", pair[0], messages, output_tokens=ANSWER_TOKENS, hold=hold),
+                        calls.ask("answer", pair[1], messages, output_tokens=ANSWER_TOKENS, hold=hold),
+                    )
             scores = [_checked(check, response, answers[i], i) for response in responses]
-            return _labelled(prompts[i], (pair[0].name, pair[1].name), scores, str(rows[i].get("source") or source))
+            return _labelled(prompts[i], names, scores, kind)
 
         return await label_each(prompts, work, calls, name="gold", progress=progress)
 

@@ -69,6 +69,14 @@ def gold(
     journal: JournalPath = None,
     budget_usd: Budget = None,
     concurrency: Concurrency = 8,
+    weak_first: Annotated[
+        bool,
+        typer.Option(
+            "--weak-first",
+            help="Ask the strong model only where the weak one is wrong: about half the strong calls for the same "
+            "router. For training; not for --quality-floor or evaluation.",
+        ),
+    ] = False,
     price: Price = None,
     framework: Framework = None,
     yes: Yes = False,
@@ -107,6 +115,7 @@ def gold(
             journal=kept,
             budget_usd=budget_usd,
             concurrency=concurrency,
+            weak_first=weak_first,
             progress=True,
             **shared,
         ),

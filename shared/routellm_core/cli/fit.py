@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from routellm_core.cli.evaluate import in_words_of_options, print_json
+from routellm_core.cli.evaluate import Range, in_words_of_options, print_json
 from routellm_core.errors import DataError
 from routellm_core.persistence import check_replaceable
 
@@ -29,6 +29,7 @@ def fit(
         str | None, typer.Option(help="Strong model, where there are several. Default: the best on average.")
     ] = None,
     weak: Annotated[str | None, typer.Option(help="Weak model, likewise. Default: the worst on average.")] = None,
+    score_range: Range = None,
     topic: Annotated[
         bool,
         typer.Option(
@@ -40,7 +41,7 @@ def fit(
     learning_curve: Annotated[
         bool, typer.Option(help="Also fit on parts of the labels, to see whether more would help.")
     ] = True,
-    seed: Annotated[int, typer.Option(help="Of the folds.")] = 0,
+    seed: Annotated[int, typer.Option(help="Of the folds.", min=0)] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Fit a router to your own labels: prompts, and how good two or more models' answers to them were.
@@ -53,7 +54,7 @@ def fit(
     from routellm_core.training import fit_router
 
     with in_words_of_options():
-        data = read_evaluation_set(file, strong=strong, weak=weak)
+        data = read_evaluation_set(file, strong=strong, weak=weak, score_range=score_range)
     if topic and (data.groups is None or data.group_column is None):
         raise DataError(f"{file} has no column of topics")
     result = fit_router(

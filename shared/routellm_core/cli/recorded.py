@@ -39,6 +39,9 @@ def recorded(
     """Sum up recorded calls: shares, tokens, latencies, feedback and the saving, by route."""
     from routellm_core.recording import read_recording
 
+    places = [path.resolve() for path in (file, prompts, scores) if path is not None]
+    if len(set(places)) < len(places):
+        raise ConfigurationError("the recording, --prompts and --scores are different files; one would replace another")
     recording = read_recording(file)
     report: dict[str, Any] = {"file": str(file), **recording.summary()}
     saving = recording.saving(_prices(price)) if price else None
@@ -80,7 +83,8 @@ def _write(path: Path, rows: Sequence[Mapping[str, Any]], what: str, how: str) -
     if not rows:
         raise DataError(f"the recording holds no {what}: record with {how}")
     try:
-        write_bytes(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode())
+        lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+        write_bytes(path, lines.encode("utf-8", "backslashreplace"))  # half a surrogate pair as JSON's own escape
     except OSError as error:
         raise DataError(f"cannot write {path}: {error.strerror or error}") from error
     typer.echo(f"written: {path}, {len(rows):,} rows", err=True)

@@ -13,7 +13,7 @@ from routellm_core.policy.collect import (
 )
 from routellm_core.policy.fallback import error_to_raise, may_fall_back
 from routellm_core.policy.many_models import CostAwarePolicy, choose_models, tradeoff_within
-from routellm_core.policy.text import routing_text
+from routellm_core.policy.text import conversation_text, routing_text
 from routellm_core.policy.threshold import RouteRequest, RoutingPolicy
 from routellm_core.policy.turns import Turns
 
@@ -27,6 +27,7 @@ __all__ = [
     "Turns",
     "choose_models",
     "collect_decisions",
+    "conversation_text",
     "error_to_raise",
     "is_collecting",
     "may_fall_back",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import logging
+import threading
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import Future
@@ -112,7 +113,8 @@ class RoutingPolicy:
         _one_of("stickiness", stickiness, Stickiness)
         _one_of("fallback", fallback, Fallback)
         _one_of("on_error", on_error, OnError)
-        if router_timeout_s is not None and not (_is_number(router_timeout_s) and router_timeout_s > 0):
+        limit = threading.TIMEOUT_MAX  # some 292 years; infinity would make every wait fail
+        if router_timeout_s is not None and not (_is_number(router_timeout_s) and 0 < router_timeout_s <= limit):
             raise ConfigurationError(f"router_timeout_s must be None or seconds above 0, got {router_timeout_s!r}")
         wanted = {"strong_share": strong_share, "budget": budget, "quality_floor": quality_floor}
         wanted = {name: value for name, value in wanted.items() if value is not None}
@@ -158,7 +160,7 @@ class RoutingPolicy:
     def _checked_cuts(self, threshold: float | Sequence[float]) -> tuple[float, ...]:
         try:
             cuts = (_number(threshold),) if np.ndim(threshold) == 0 else tuple(map(_number, threshold))  # type: ignore[arg-type]
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             raise ConfigurationError(f"threshold must be a number or a list of numbers, got {threshold!r}") from None
         if len(cuts) != len(self.routes) - 1 or not check_thresholds(cuts):
             if len(self.routes) == 2 and len(cuts) == 1:

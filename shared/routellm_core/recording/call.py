@@ -78,6 +78,9 @@ class RecordedCall:
         Raises:
             DataError: It is no such record.
         """
+        missing = [name for name in _NEEDED if name not in record] if isinstance(record, Mapping) else _NEEDED
+        if missing:
+            raise DataError(f"no record of a call: it has no {', '.join(missing)}")
         try:
             call = cls(**{name: record[name] for name in _CALL_FIELDS if name in record})
             _check(call)
@@ -86,12 +89,25 @@ class RecordedCall:
         return call
 
 
+_KINDS: dict[str, tuple[type, ...]] = {
+    **dict.fromkeys(("id", "root_id", "model", "error", "prompt_digest", "prompt", "answer"), (str,)),
+    **dict.fromkeys(("time", "latency_s"), (int, float)),
+    **dict.fromkeys(("input_tokens", "output_tokens"), (int,)),
+}
+_NEEDED = ("id", "root_id", "time", "decision")
 _CALL_FIELDS = tuple(field.name for field in fields(RecordedCall))
 
 
 def _check(call: RecordedCall) -> None:
     if not isinstance(call.decision, Mapping) or not isinstance(call.decision.get("route"), str):
         raise ValueError("its decision names no route")
+    if not isinstance(call.decision.get("reason"), str):
+        raise ValueError("its decision names no reason")
+    for name, kinds in _KINDS.items():
+        value = getattr(call, name)
+        is_missing = value is None and name not in _NEEDED
+        if not is_missing and (not isinstance(value, kinds) or isinstance(value, bool)):
+            raise ValueError(f"{name} is {type(value).__name__}, not {kinds[-1].__name__}")
     win_rate = call.win_rate
     if win_rate is not None and not 0.0 <= win_rate <= 1.0:
         raise ValueError(f"win_rate is {win_rate}, outside [0, 1]")

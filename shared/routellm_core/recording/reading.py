@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import json
 import sqlite3
 from collections import defaultdict
@@ -165,13 +166,15 @@ def _from_lines(path: Path) -> Recording:
     calls: list[RecordedCall] = []
     feedback: dict[str, Feedback] = {}
     n_torn = 0
-    for number, line in enumerate(path.read_bytes().split(b"\n"), start=1):
-        if not line.strip():
+    for number, line in enumerate(path.read_bytes().removeprefix(codecs.BOM_UTF8).split(b"\n"), start=1):
+        text = line.strip(b"\0 \t\r")  # some file systems end in NULs after the power failed
+        if not text:
+            n_torn += b"\0" in line
             continue
         try:
-            record = json.loads(line.decode("utf-8", "surrogatepass"))
-        except ValueError as error:
-            if not line.startswith(b'{"'):
+            record = json.loads(text.decode("utf-8", "surrogatepass"))
+        except (ValueError, RecursionError) as error:
+            if text[:2] not in (b"{", b'{"'):
                 raise DataError(f"{path}, line {number}: no record of a call") from error
             n_torn += 1
             continue
@@ -180,7 +183,7 @@ def _from_lines(path: Path) -> Recording:
                 _take(feedback, record["feedback"])
             else:
                 calls.append(RecordedCall.from_dict(record))
-        except (DataError, TypeError, KeyError) as error:
+        except (TypeError, KeyError, ValueError) as error:
             raise DataError(f"{path}, line {number}: {error}") from error
     return Recording(calls=calls, feedback=feedback, n_torn=n_torn)
 
@@ -195,7 +198,7 @@ def _from_database(path: Path) -> Recording:
         calls = [RecordedCall.from_dict(json.loads(record)) for (record,) in rows]
         for given, score, time in db.execute("SELECT id, score, time FROM feedback ORDER BY rowid"):
             _take(feedback, {"id": given, "score": score, "time": time})
-    except (sqlite3.Error, ValueError) as error:
+    except (sqlite3.Error, TypeError, ValueError, RecursionError) as error:
         raise DataError(f"{path}: {error}") from error
     finally:
         db.close()

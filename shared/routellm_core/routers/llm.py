@@ -35,11 +35,15 @@ _MAX_CHARACTERS = 8000  # of a prompt; in English the 2,048 tokens that the caus
 _BEST = 5
 _TAG = re.compile(r"<(?=\s{0,3}/?\s{0,3}question)", re.IGNORECASE)
 _NO_RATING = re.compile(
-    r"<think(?:ing)?>.*?(?:</think(?:ing)?>|\Z)"  # thoughts, be they cut off
-    r"|\b1\s{0,3}(?:-|–|to)\s{0,3}5\b",  # the scale
+    r"\A.*</think(?:ing)?>"  # thoughts, whose beginning some chat templates keep,
+    r"|<think(?:ing)?>.*"  # and which may be cut off
+    r"|\b1\s{0,3}(?:-|–|to|and|through|\.\.+)\s{0,3}5\b"  # the scale
+    r"|\bout of\s{1,3}(?:5|five)\b|\b5[-\s](?:star|point)",
     re.DOTALL | re.IGNORECASE,
 )
-_RATING = re.compile(r"(?<![^\W_])(?<![.,/–-])[1-5](?![^\W_]|[.,]\d)")  # not in 10, 4.5 or gpt-4, nor the 5 of 4/5
+# not in 10, 4.5, 4/10, 4% or gpt-4, nor the 5 of 4/5
+_RATING = re.compile(r"(?<![^\W_])(?<![.,/–-])[1-5](?![^\W_]|[.,]\d|\s?%|\s?/\s?(?!5\b)\d)")
+_LABEL = re.compile(r"\brating\W{0,6}(?:is\W{0,3})?(?=[1-5])", re.IGNORECASE)
 
 
 class LLMRouter(Router):
@@ -220,11 +224,14 @@ class LLMRouter(Router):
 
 
 def read_rating(answer: str) -> int | None:
-    """The first digit from 1 to 5 that stands by itself, after any thinking; None: there is none.
+    """The first digit from 1 to 5 that stands by itself, one called a rating before others; None: there is none.
 
-    "4", "[[4]]", "**4**" and "Rating: 4/5" are 4; "10", "4.5" and "gpt-4" hold none.
+    Thinking is passed over. "4", "[[4]]", "**4**", "Rating: 4/5" and "1. Clear. Rating: 4" are 4; "10", "4.5" and
+    "gpt-4" hold none.
     """
-    found = _RATING.search(_NO_RATING.sub(" ", answer))
+    said = _NO_RATING.sub(" ", answer)
+    labelled = (_RATING.match(said, label.end()) for label in _LABEL.finditer(said))
+    found = next(filter(None, labelled), None) or _RATING.search(said)
     return int(found[0]) if found is not None else None
 
 

@@ -79,6 +79,9 @@ def fit_amplitudes(
         blocks, labels = blocks.take(rows), labels[rows]
         labels = labels - labels.mean(axis=0)
     variance = float((labels**2).mean())
+    if not variance > 0.0:  # labels that are all the same say nothing of what explains them
+        n_blocks = len(blocks.matrices)
+        return start or Amplitudes(np.full(n_blocks, np.exp(_LOG_AMPLITUDE[0])), float(np.exp(_LOG_NOISE[0])))
     labels = labels / np.sqrt(variance)
     kernels = blocks.kernels(blocks)
     n, k = labels.shape

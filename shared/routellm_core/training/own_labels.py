@@ -29,9 +29,10 @@ __all__ = ["FitResult", "fit_router"]
 Floats = NDArray[np.float64]
 
 _LEAST = 20  # labels
+_LARGEST = 1e100  # of a score, which is squared and summed up
 _WIDTH = 1 << 16
 _FOLDS = 5
-_BASE_LABELS = 100.0  # labels that count as much as the base router does
+_BASE_LABELS = 150.0  # labels that count as much as the base router does
 _CLIP = 3.0  # standard deviations of a surface feature
 _CURVE = (0.25, 0.5, 1.0)  # of the labels that a fold leaves
 
@@ -92,7 +93,7 @@ def fit_router(
 
     Each model's quality is a sum of linear Gaussian processes over the base router's embedding, counts of characters
     and numbers, hashed words and pairs of words, and metadata; how much each of them says is learned by marginal
-    likelihood. The base router is the prior: its difficulty counts like 100 labels. All that is reported comes
+    likelihood. The base router is the prior: its difficulty counts like 150 labels. All that is reported comes
     from cross-validation in which every choice is made anew in each fold.
 
     Args:
@@ -203,6 +204,8 @@ def _table(
             raise DataError(
                 f"the score of {model!r} for prompt {row} is {array[row]}: leave out prompts without a label"
             )
+        if np.abs(array).max() > _LARGEST:
+            raise DataError(f"the scores of {model!r} reach {np.abs(array).max():.3g}; give them on a smaller scale")
         columns.append(array)
     return np.stack(columns, axis=1), tuple(map(str, given))
 

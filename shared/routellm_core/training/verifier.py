@@ -1,0 +1,356 @@
+"""A verifier from labelled answers: how much better the strong model's answer would be than this one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from routellm_core._lazy import need
+from routellm_core.encoders import StackedEncoder, SurfaceEncoder
+from routellm_core.errors import ConfigurationError, DataError
+from routellm_core.evaluation.metrics import apgr
+from routellm_core.evaluation.resampling import Interval, apgr_interval, interval, resample
+from routellm_core.routers import Router, resolve_router
+from routellm_core.routers.difficulty import DifficultyRouter
+from routellm_core.training.additive import Blocks, fit_amplitudes, predict, solve
+from routellm_core.verifiers import Answer
+from routellm_core.verifiers.answer import checked_answers
+from routellm_core.verifiers.features import raw_features
+from routellm_core.verifiers.fitted import FittedVerifier, grams, prompt_signs, scaled
+
+__all__ = ["VerifierResult", "fit_verifier"]
+
+Floats = NDArray[np.float64]
+
+_LEAST = 40  # labels
+_LARGEST = 1e100  # of a score, which is squared and summed up
+_WIDTH = 1 << 16
+_FOLDS = 5
+_CURVE = (0.25, 0.5, 1.0)  # of the labels that a fold leaves
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class VerifierResult:
+    """A fitted verifier, and what cross-validation says of it.
+
+    Attributes:
+        verifier: Fitted on all answers; ready to use and to save.
+        win_rates: Of each answer, by a verifier fitted without it, shape (n,): what `calibrate_escalation` wants.
+        apgr: Of these, the strong share on the horizontal axis and the weak calls not charged; None if the strong
+            model is no better than the weak one in these labels, or was not given.
+        apgr_interval: 95 % over answers; the models stay as they were fitted.
+        prompt_apgr: The base router's on the same prompts, unchanged: what is known before the answer is there. None
+            without prompts.
+        learning_curve: Rows by number of labels: `labels`, `apgr` with `low` and `high` (95 % over answers), and
+            `gain` over the row before with `gain_low` and `gain_high`. Empty where it was not asked for.
+        n_labels: Answers fitted on.
+    """
+
+    verifier: FittedVerifier
+    win_rates: Floats = field(repr=False)
+    apgr: float | None
+    apgr_interval: Interval | None
+    prompt_apgr: float | None
+    learning_curve: Sequence[Mapping[str, float]] = field(repr=False)
+    n_labels: int
+
+    def save(self, folder: str | Path) -> None:
+        """Write the verifier to a folder, see `Verifier.save`."""
+        self.verifier.save(folder)
+
+    def __str__(self) -> str:
+        if self.apgr is None or self.apgr_interval is None:
+            return f"fitted on {self.n_labels:,} answers; there is no better strong model in them, so no APGR"
+        low, high = self.apgr_interval
+        prompt = "" if self.prompt_apgr is None else f"; the prompt alone, by the base router, {self.prompt_apgr:.3f}"
+        return (
+            f"APGR {self.apgr:.3f} ({low:.3f} to {high:.3f}) in {_FOLDS}-fold cross-validation over "
+            f"{self.n_labels:,} answers{prompt}"
+        )
+
+
+def fit_verifier(
+    answers: Sequence[str | Answer],
+    *,
+    weak_scores: ArrayLike,
+    strong_scores: ArrayLike | None = None,
+    prompts: Sequence[str | None] | None = None,
+    base_router: Router | str | Path = "default",
+    groups: Sequence[Any] | None = None,
+    learning_curve: bool = True,
+    seed: int = 0,
+    name: str = "fitted",
+) -> VerifierResult:
+    """Fit a verifier to labelled answers of the weak model; needs the extra `fit`.
+
+    What is learned is the gain, strong score less weak score, and not whether the weak answer is good: a question
+    that both models get wrong is not worth a second call. The gain is a sum of linear Gaussian processes over the
+    answer's embedding, its checks (`verifiers.checks.CHECKS`), hashed words, its opening words, and the same of the
+    prompt with the base router's difficulty; how much each of them says is learned by marginal likelihood. A link
+    turns the gain into P(strong better). All that is reported comes from cross-validation in which every choice is
+    made anew in each fold.
+
+    Args:
+        answers: The weak model's answers, from 40 on; a few hundred make a difference. Give what else is known
+            (finish_reason, logprobs, resamples, ...) here if it will be known in use.
+        weak_scores: Quality of each, shape (n,); any scale on which more is better.
+        strong_scores: The same of the strong model's answers to the same prompts. None: the strong model is taken to
+            reach the best of `weak_scores` every time, which is right where the strong model hardly fails.
+        prompts: What was asked; None where it is not known.
+        base_router: Gives the encoder, and the prompt's difficulty; one that learned a difficulty, such as "default".
+        groups: What belongs together: never split between fitting and checking. None: equal prompts.
+        learning_curve: Also fit on parts of the labels, to see whether more would help.
+        seed: Of the folds.
+        name: What records call the verifier.
+
+    Raises:
+        DataError: Too few answers, scores that are missing or of another length, or labels that never differ.
+        ConfigurationError: A base router that has no difficulty, or no static encoder.
+        MissingExtraError: scipy is not installed.
+
+    Example:
+        >>> result = fit_verifier(answers, weak_scores=weak_scores, strong_scores=strong_scores, prompts=prompts)
+        >>> print(result)
+        APGR 0.824 (0.800 to 0.846) in 5-fold cross-validation over 1,307 answers; the prompt alone, ...
+        >>> result.save("my-verifier")
+    """
+    records, questions = checked_answers(answers, prompts)
+    weak = _scores(weak_scores, "weak_scores", len(records))
+    strong = (
+        np.full(len(weak), weak.max()) if strong_scores is None else _scores(strong_scores, "strong_scores", len(weak))
+    )
+    gain = strong - weak
+    if not np.ptp(gain) > 0:
+        raise DataError("the strong model's gain is the same for every answer, so there is nothing to learn")
+    rng = np.random.default_rng(seed)
+    base = resolve_router(base_router)
+    features = _Features(base, records, questions)
+    amplitudes = fit_amplitudes(features.blocks, (gain - gain.mean())[:, None], rng=rng)
+
+    folds = _folds(_groups(groups, questions), rng)
+    held_out = np.zeros(len(gain))
+    for fold in range(_FOLDS):
+        train, test = np.flatnonzero(folds != fold), np.flatnonzero(folds == fold)
+        held_out[test] = _fit_predict(features.blocks, gain, train, test, rng)
+    link = _link(held_out, gain > 0)
+    win_rates = 1.0 / (1.0 + np.exp(-(link[0] * held_out + link[1])))
+
+    weights = solve(features.blocks, (gain - gain.mean())[:, None], amplitudes)
+    verifier = features.verifier([each[:, 0] for each in weights], bias=float(gain.mean()), link=link, name=name)
+    better = strong_scores is not None and gain.mean() > 0
+    has_prompts = better and None not in questions
+    return VerifierResult(
+        verifier=verifier,
+        win_rates=win_rates,
+        apgr=apgr(win_rates, strong, weak) if better else None,
+        apgr_interval=apgr_interval(win_rates, strong, weak, rng=rng) if better else None,
+        prompt_apgr=apgr(base.win_rate([q or "" for q in questions]), strong, weak) if has_prompts else None,
+        learning_curve=(
+            _curve(features.blocks, strong, weak, held_out, folds, rng) if learning_curve and better else []
+        ),
+        n_labels=len(records),
+    )
+
+
+def _scores(given: ArrayLike, name: str, n: int) -> Floats:
+    if n < _LEAST:
+        raise DataError(f"{n} labelled answers are too few: {_LEAST} are the least, a few hundred make a difference")
+    try:
+        array = np.asarray(given, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise DataError(f"{name} are not numbers: {error}") from None
+    if array.shape != (n,):
+        raise DataError(f"{name} have shape {array.shape}, but there are {n} answers")
+    if not np.isfinite(array).all():
+        row = int(np.flatnonzero(~np.isfinite(array))[0])
+        raise DataError(f"{name}: the score of answer {row} is {array[row]}; leave out answers without a label")
+    if np.abs(array).max() > _LARGEST:
+        raise DataError(f"{name} reach {np.abs(array).max():.3g}; give them on a smaller scale")
+    return array
+
+
+class _Features:
+    """Blocks of features of the labelled answers, and the way back from their weights to a verifier."""
+
+    def __init__(self, base: Router, answers: list[Answer], prompts: list[str | None]) -> None:
+        sparse = need("scipy.sparse", extra="fit", why="fit_verifier")
+        self.encoder, self.base_weights = _encoder(base)
+        raw = raw_features(self.encoder, answers, prompts, width=_WIDTH)
+        means, sizes = [], []
+        vectors = []
+        for each in (raw.answer, raw.prompt):
+            mean = _known_mean(each)
+            centred = np.nan_to_num(each - mean)
+            size = float(np.sqrt((centred**2).sum(axis=1).mean())) or 1.0
+            means.append(mean)
+            sizes.append(size)
+            vectors.append(centred / size)
+        self.embedding_mean, self.embedding_size = np.stack(means), np.array(sizes)
+        signs, asked = raw.signs, prompt_signs(raw, self.base_weights)
+        self.scales = [_scale(each) for each in (signs, asked)]
+        # a row's length is about 1, as an embedding's is
+        of_signs, of_prompts = (
+            scaled(each, scale) / np.sqrt(each.shape[1])
+            for each, scale in zip((signs, asked), self.scales, strict=True)
+        )
+        # rare n-grams say more; those never seen keep the weight of the rarest, and have no say
+        self.importance = np.stack(
+            [np.log((1 + len(answers)) / (1 + counts.document_counts())) + 1 for counts in grams(raw)]
+        )
+        matrices: list[Any] = [vectors[0], of_signs]
+        for counts, importance in zip(grams(raw), self.importance, strict=True):
+            found = counts.weighted(importance)
+            matrices.append(
+                sparse.csr_matrix((found.values, (found.rows, found.columns)), shape=(found.n_texts, found.width))
+            )
+        self.has_prompts = any(prompt is not None for prompt in prompts)
+        self.blocks = Blocks([*matrices, vectors[1], of_prompts] if self.has_prompts else matrices[:-1])
+
+    def verifier(self, weights: Sequence[Floats], **others: Any) -> FittedVerifier:
+        answer, signs, ngrams, opening, *rest = weights
+        asked, prompt, of_prompts = rest or (
+            np.zeros(_WIDTH),
+            np.zeros_like(answer),
+            np.zeros(self.scales[1].shape[1]),
+        )
+        return FittedVerifier(
+            encoder=self.encoder,
+            embedding_weights=np.stack([answer, prompt]) / self.embedding_size[:, None],
+            embedding_mean=self.embedding_mean,
+            sign_weights=signs / np.sqrt(len(signs)),
+            sign_scale=self.scales[0],
+            prompt_sign_weights=of_prompts / np.sqrt(len(of_prompts)),
+            prompt_sign_scale=self.scales[1],
+            base_weights=self.base_weights,
+            ngram_weights=np.stack([ngrams, opening, asked]),
+            ngram_importance=self.importance,
+            **others,
+        )
+
+
+def _encoder(base: Router) -> tuple[StackedEncoder, Floats]:
+    """The base's static encoder with all surface features behind it, and the base's difficulty over that."""
+    if not isinstance(base, DifficultyRouter):
+        raise ConfigurationError(
+            f"the base of a verifier is a router that learned a difficulty, such as 'default'; {base.name!r} is of "
+            f"kind {base.kind!r}"
+        )
+    parts = base.encoder.encoders if isinstance(base.encoder, StackedEncoder) else (base.encoder,)
+    surface = SurfaceEncoder()
+    others = parts[1:]
+    if not hasattr(parts[0], "tokens") or len(others) > 1 or not all(isinstance(p, SurfaceEncoder) for p in others):
+        raise ConfigurationError(f"router {base.name!r} has no static encoder to fit on; take 'default'")
+    over_surface = np.zeros(surface.dim)
+    for part in others:
+        if isinstance(part, SurfaceEncoder):
+            own = base.weights[parts[0].dim :]
+            for feature, weight in zip(part.features, own.tolist(), strict=True):
+                over_surface[surface.features.index(feature)] = weight
+    weights = np.concatenate([base.weights[: parts[0].dim].astype(np.float64), over_surface])
+    return StackedEncoder([parts[0], surface]), weights
+
+
+def _known_mean(values: Floats) -> Floats:
+    """Mean of each column over its known values; 0 where there is none."""
+    known = np.isfinite(values)
+    total: Floats = np.where(known, values, 0.0).sum(axis=0) / np.maximum(known.sum(axis=0), 1)
+    return total
+
+
+def _scale(values: Floats) -> Floats:
+    """Mean and standard deviation of each column over its known values, shape (2, d); both finite."""
+    mean = _known_mean(values)
+    deviation = np.sqrt(_known_mean((values - mean) ** 2))
+    return np.stack([mean, deviation + 1e-3])
+
+
+# -- cross-validation
+def _groups(groups: Sequence[Any] | None, prompts: list[str | None]) -> NDArray[np.int64]:
+    """A number for each answer; equal ones stay together."""
+    if groups is not None and len(groups) != len(prompts):
+        raise DataError(f"groups= needs one value an answer: {len(prompts)}, got {len(groups)}")
+    keys = [str(group) for group in groups] if groups is not None else None
+    if keys is None:
+        keys = [f"{row}" if prompt is None else f"prompt {prompt}" for row, prompt in enumerate(prompts)]
+    names, members = np.unique(keys, return_inverse=True)
+    if len(names) < _FOLDS:
+        raise DataError(
+            f"the answers fall into {len(names)} groups; {_FOLDS} are the least, to fit and check on others"
+        )
+    return np.asarray(members, dtype=np.int64)
+
+
+def _folds(members: NDArray[np.int64], rng: np.random.Generator) -> NDArray[np.int64]:
+    folds: NDArray[np.int64] = rng.permutation(np.arange(members.max() + 1) % _FOLDS)[members]
+    return folds
+
+
+def _fit_predict(
+    blocks: Blocks, gain: Floats, train: NDArray[np.int64], test: NDArray[np.int64], rng: np.random.Generator
+) -> Floats:
+    """Gain of the test answers, by a fit to the others, about the mean of all.
+
+    Not about the mean of the others: that is the lower, the higher the test answers' own is, and would put the folds
+    in the wrong order.
+    """
+    own = blocks.take(train)
+    labels = (gain[train] - gain[train].mean())[:, None]
+    weights = solve(own, labels, fit_amplitudes(own, labels, rng=rng))
+    found: Floats = predict(blocks.take(test), weights)[:, 0] + gain.mean()
+    return found
+
+
+def _link(gain: Floats, wins: NDArray[np.bool_]) -> Floats:
+    """Slope and intercept of P(win | gain), the slope above 0; Newton, with half a label of doubt."""
+    mean, deviation = gain.mean(), gain.std() or 1.0
+    z = (gain - mean) / deviation
+    target = (wins * len(z) + 0.5) / (len(z) + 1.0)
+    slope, intercept = 0.0, float(np.log(target.mean() / (1 - target.mean())))
+    for _ in range(50):
+        p = 1.0 / (1.0 + np.exp(-(slope * z + intercept)))
+        v = p * (1 - p) + 1e-9
+        residual = target - p
+        hessian = np.array([[(v * z * z).sum() + 1e-3, (v * z).sum()], [(v * z).sum(), v.sum()]])
+        step = np.linalg.solve(hessian, [(residual * z).sum() - 1e-3 * slope, residual.sum()])
+        slope, intercept = slope + step[0], intercept + step[1]
+        if np.abs(step).max() < 1e-9:
+            break
+    slope = max(slope, 0.05)
+    return np.array([slope / deviation, intercept - slope * mean / deviation])
+
+
+def _curve(
+    blocks: Blocks, strong: Floats, weak: Floats, held_out: Floats, folds: NDArray[np.int64], rng: np.random.Generator
+) -> list[dict[str, float]]:
+    """APGR by number of labels: in each fold parts of the other folds' answers, the smaller within the larger."""
+    gain = strong - weak
+    sizes = [round(part * len(gain) * (1 - 1 / _FOLDS)) for part in _CURVE]
+    scorers: dict[str, Floats] = {}
+    for n, part in zip(sizes, _CURVE, strict=True):
+        found = held_out.copy()
+        for fold in range(_FOLDS if part < 1.0 else 0):
+            test = np.flatnonzero(folds == fold)
+            others = np.random.default_rng(fold).permutation(np.flatnonzero(folds != fold))
+            rows = others[: max(2, round(part * len(others)))]
+            if not np.ptp(gain[rows]) > 0:
+                return []
+            found[test] = _fit_predict(blocks, gain, rows, test, rng)
+        scorers[str(n)] = found
+    drawn = resample(scorers, strong, weak, rng=rng, with_paper=False)
+    curve: list[dict[str, float]] = []
+    smaller = None
+    for n in sizes:
+        figures = drawn[str(n)].apgr
+        low, high = interval(figures) or (np.nan, np.nan)
+        row = {"labels": float(n), "apgr": apgr(scorers[str(n)], strong, weak), "low": low, "high": high}
+        if smaller is not None:
+            less, more = interval(figures - drawn[smaller].apgr) or (np.nan, np.nan)
+            row |= {"gain": row["apgr"] - curve[-1]["apgr"], "gain_low": less, "gain_high": more}
+        curve.append(row)
+        smaller = str(n)
+    return curve
