@@ -60,7 +60,8 @@ def _are_equal(one: dict[str, Any], other: dict[str, Any]) -> bool:
 
 
 def _bind_tools(backend: BaseChatModel, tools: Sequence[Any], options: Mapping[str, Any]) -> Runnable[Any, Any]:
-    return backend.bind_tools([getattr(tool, "raw", None) or tool for tool in tools], **options)
+    # a user's own tool may have an attribute of that name
+    return backend.bind_tools([tool.raw if isinstance(tool, DeferredTool) else tool for tool in tools], **options)
 
 
 def bound_to(

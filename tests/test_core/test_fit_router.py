@@ -171,6 +171,22 @@ def test_a_model_is_added_from_a_few_dozen_scores(three):
     assert abs(win_rates.mean() - wins.mean()) < 0.2  # its link is guessed from those of the known pairs
 
 
+def test_a_model_is_added_to_a_router_to_which_all_prompts_are_the_same():
+    prompts, _, _ = task(40)
+    router = fit_router(prompts, strong_scores=np.ones(40), weak_scores=np.zeros(40), learning_curve=False).router
+    added = add_fitted_model(router, prompts, np.arange(40) % 2, "new")
+    assert np.isfinite(added.for_pair("new", "weak").win_rate(prompts)).all()
+
+
+@pytest.mark.parametrize(
+    ("scores", "name", "error"),
+    [(["good"] * 10, "new", DataError), ([1e300] * 10, "new", DataError), ([1.0] * 10, "", ConfigurationError)],
+)
+def test_a_model_is_not_added_from_scores_that_are_none(three, scores, name, error):
+    with pytest.raises(error):
+        add_fitted_model(three.router, [f"prompt {i}" for i in range(10)], scores, name)
+
+
 def test_adding_a_model_says_what_is_wrong(three):
     router = three[2].router
     with pytest.raises(ConfigurationError, match="already"):

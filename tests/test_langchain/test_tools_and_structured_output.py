@@ -261,3 +261,16 @@ def test_structured_output_pickles() -> None:
     structured = routed(router=ScriptedRouter(0.1)).with_structured_output(Joke)
     structured.invoke("'a'")
     assert pickled(structured).invoke("'b'") == Joke(setup="b")
+
+
+def test_a_tool_of_a_call_may_have_an_attribute_of_any_name() -> None:
+    class Echo(BaseTool):
+        name: str = "echo"
+        description: str = "Says it again."
+        raw: str = "its own"
+
+        def _run(self, text: str) -> str:
+            return text
+
+    for answer in (routed().invoke("a hard 'x'", tools=[Echo()]), routed().bind_tools([Echo()]).invoke("a hard 'x'")):
+        assert [call["name"] for call in answer.tool_calls] == ["echo"]

@@ -68,9 +68,12 @@ class StaticEncoder(Encoder):
     def _encode(self, texts: list[str]) -> NDArray[np.float32]:
         # not StaticModel.encode: it stops at 512 tokens, and switches the tokenizer's truncation at every
         # call, which another thread's call must not see
-        tokens = self._tokenize(clean_and_cut(texts, self.max_characters))
-        vectors = np.zeros((len(texts), self.dim), dtype=np.float32)
-        if len(texts) == 1:  # the call that people wait for; sorting by length would cost as much as the look-up
+        return self.vectors_of(self._tokenize(clean_and_cut(texts, self.max_characters)))
+
+    def vectors_of(self, tokens: list[list[int]]) -> NDArray[np.float32]:
+        """`encode` of texts whose `tokens` are known already, shape (len(tokens), dim)."""
+        vectors = np.zeros((len(tokens), self.dim), dtype=np.float32)
+        if len(tokens) == 1:  # the call that people wait for; sorting by length would cost as much as the look-up
             if tokens[0]:
                 vectors[0] = self._table.take(tokens[0], axis=0).mean(axis=0)
         else:

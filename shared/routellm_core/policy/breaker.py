@@ -25,9 +25,6 @@ class Breaker:
         self.misses = misses
         self.pause_s = pause_s
         self._clock = clock
-        self._forget()
-
-    def _forget(self) -> None:
         self._lock = threading.Lock()
         self._missed = 0
         self._until = 0.0

@@ -53,17 +53,18 @@ class CollectedDecisions(list[Decision]):
 
     def __init__(self) -> None:
         super().__init__()
-        self._usage: dict[int, Usage] = {}
+        # with the decision, whose id nothing else then gets, be it taken out of the list
+        self._usage: dict[int, tuple[Decision, Usage]] = {}
 
     def add(self, decision: Decision, usage: Usage | None = None) -> None:
         """Append a decision, with what its answer took where that is known."""
         self.append(decision)
         if usage is not None:
-            self._usage[id(decision)] = usage
+            self._usage[id(decision)] = decision, usage
 
     def usage_of(self, decision: Decision) -> Usage | None:
         """Tokens of the answer behind one of these decisions (by identity); None: its backend did not say."""
-        return self._usage.get(id(decision))
+        return self._usage.get(id(decision), (decision, None))[1]
 
     def share(self, route: str = "strong") -> float:
         """Fraction of the answers that came from a route; NaN without answers."""
@@ -159,4 +160,4 @@ def observe(decision: Decision) -> None:
 def observe_usage(decision: Decision, usage: Usage) -> None:
     """Tell the open collectors what an answer took; `decision` is the very object that was observed."""
     for collected in _collectors.get():
-        collected._usage[id(decision)] = usage
+        collected._usage[id(decision)] = decision, usage

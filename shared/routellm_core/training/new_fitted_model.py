@@ -10,6 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 from routellm_core.encoders.base import checked_texts
 from routellm_core.errors import ConfigurationError, DataError
 from routellm_core.routers.fitted import FittedRouter, Metadata
+from routellm_core.training.own_labels import LARGEST_SCORE
 
 __all__ = ["add_fitted_model"]
 
@@ -38,17 +39,24 @@ def add_fitted_model(
         metadata: As in `fit_router`, if it was fitted with any.
 
     Raises:
-        ConfigurationError: The router has a model of that name already.
-        DataError: Fewer than ten prompts, or scores that are missing or of another length.
+        ConfigurationError: The router has a model of that name already, or it is no name.
+        DataError: Fewer than ten prompts, or scores that are missing, no numbers or of another length.
     """
+    if not isinstance(name, str) or not name:
+        raise ConfigurationError(f"a model's name is a str that is not empty, got {name!r}")
     if name in router.models:
         raise ConfigurationError(f"the router has a model {name!r} already")
     texts = checked_texts(prompts, what="prompt")
-    labels = np.asarray(scores, dtype=np.float64)
+    try:
+        labels = np.asarray(scores, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise DataError(f"the scores of {name!r} are not numbers: {error}") from None
     if len(texts) < _LEAST:
         raise DataError(f"{len(texts)} scores are too few to place a model: {_LEAST} are the least")
     if labels.shape != (len(texts),) or not np.isfinite(labels).all():
         raise DataError(f"scores= needs a finite number for each of the {len(texts)} prompts, got shape {labels.shape}")
+    if np.abs(labels).max() > LARGEST_SCORE:
+        raise DataError(f"the scores of {name!r} reach {np.abs(labels).max():.3g}; give them on a smaller scale")
     known = router.model_scores(texts, metadata=metadata)
     mixture = _mixture(known - known.mean(axis=0), labels - labels.mean())
 
@@ -78,6 +86,8 @@ def _mixture(known: NDArray[np.float64], labels: NDArray[np.float64]) -> NDArray
     equal = np.full(known.shape[1], 1.0 / known.shape[1])
     rest = labels - known @ equal
     left, sizes, right = np.linalg.svd(known, full_matrices=False)
+    if not (sizes**2).mean() > 0.0:  # to the known models all prompts are the same
+        return equal
     share = len(labels)
     best, found = np.inf, equal
     for penalty in _PENALTIES * float((sizes**2).mean()) / share:

@@ -24,12 +24,12 @@ from routellm_core.routers.difficulty import DifficultyRouter
 from routellm_core.routers.fitted import FittedRouter, Metadata, metadata_columns, tokenizing_part
 from routellm_core.training.additive import Amplitudes, Blocks, fit_amplitudes, predict, solve
 
-__all__ = ["FitResult", "fit_router"]
+__all__ = ["LARGEST_SCORE", "FitResult", "fit_router"]
 
 Floats = NDArray[np.float64]
 
 _LEAST = 20  # labels
-_LARGEST = 1e100  # of a score, which is squared and summed up
+LARGEST_SCORE = 1e100  # of a score, which is squared and summed up
 _WIDTH = 1 << 16
 _FOLDS = 5
 _BASE_LABELS = 150.0  # labels that count as much as the base router does
@@ -204,7 +204,7 @@ def _table(
             raise DataError(
                 f"the score of {model!r} for prompt {row} is {array[row]}: leave out prompts without a label"
             )
-        if np.abs(array).max() > _LARGEST:
+        if np.abs(array).max() > LARGEST_SCORE:
             raise DataError(f"the scores of {model!r} reach {np.abs(array).max():.3g}; give them on a smaller scale")
         columns.append(array)
     return np.stack(columns, axis=1), tuple(map(str, given))

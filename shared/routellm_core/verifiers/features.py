@@ -18,7 +18,8 @@ __all__ = ["N_SIGNS", "RawFeatures", "raw_features", "static_part"]
 
 Floats = NDArray[np.float64]
 
-_OPENING = 80  # characters: "Sure! Here is", "I'm sorry, but", "To solve this"
+_OPENING = 20  # tokens: "Sure! Here is", "I'm sorry, but", "To solve this"
+_FEW = 4  # texts that the tokenizer is given one by one: handing them to its threads takes longer than the work
 _N_SURFACE = SurfaceEncoder().dim
 N_SIGNS = _N_SURFACE + len(CHECKS)
 """Counts of characters and numbers in the answer, then the checks."""
@@ -51,28 +52,34 @@ def raw_features(
     encoder: StackedEncoder, answers: Sequence[Answer], prompts: Sequence[str | None], *, width: int
 ) -> RawFeatures:
     """Features of answers and prompts; the encoder is a static one with all surface features behind it."""
-    static = static_part(encoder)
-    n, embedding = len(answers), static.dim
+    static, surface = static_part(encoder), encoder.encoders[1]
     texts = [answer.text for answer in answers]
     asked = [row for row, prompt in enumerate(prompts) if prompt is not None]
     questions = [prompt for prompt in prompts if prompt is not None]
-    # one pass over all texts: with one answer the calls cost as much as their work
-    vectors = encoder.encode([*texts, *questions]).astype(np.float64)
-    tokens = static.tokens([*texts, *[text[:_OPENING] for text in texts], *questions])
+    tokens = _tokens(static, texts)
+    of_questions = _tokens(static, questions)
     of_prompts: list[list[int]] = [[] for _ in prompts]
-    for row, found in zip(asked, tokens[2 * n :], strict=True):
-        of_prompts[row] = found
-    prompt_vectors = np.full((n, encoder.dim), np.nan)
-    prompt_vectors[asked] = vectors[n:]
+    prompt_vectors = np.full((len(answers), encoder.dim), np.nan)
+    if questions:
+        prompt_vectors[asked] = np.concatenate([static.vectors_of(of_questions), surface.encode(questions)], axis=1)
+        for row, found in zip(asked, of_questions, strict=True):
+            of_prompts[row] = found
+    counts = surface.encode(texts).astype(np.float64)
     return RawFeatures(
-        answer=vectors[:n, :embedding],
-        signs=np.concatenate([vectors[:n, embedding:], check_answers(list(answers), list(prompts))], axis=1),
-        grams=count_ngrams(tokens[:n], width=width),
-        opening=count_ngrams(tokens[n : 2 * n], width=width),
-        prompt=prompt_vectors[:, :embedding],
-        prompt_signs=prompt_vectors[:, embedding:],
+        answer=static.vectors_of(tokens).astype(np.float64),
+        signs=np.concatenate([counts, check_answers(list(answers), list(prompts))], axis=1),
+        grams=count_ngrams(tokens, width=width),
+        opening=count_ngrams([each[:_OPENING] for each in tokens], width=width),
+        prompt=prompt_vectors[:, : static.dim],
+        prompt_signs=prompt_vectors[:, static.dim :],
         prompt_grams=count_ngrams(of_prompts, width=width),
     )
+
+
+def _tokens(static: StaticEncoder, texts: list[str]) -> list[list[int]]:
+    if len(texts) > _FEW:
+        return static.tokens(texts)
+    return [static.tokens([text])[0] for text in texts]
 
 
 def static_part(encoder: StackedEncoder) -> StaticEncoder:
