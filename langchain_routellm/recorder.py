@@ -84,21 +84,19 @@ class CallRecorder(BaseCallbackHandler):
         self._digest_key = digest_key
         self._clock = clock
         self._rests_until = 0.0
-        self._forget()
-
-    def _forget(self) -> None:
-        # no lock: each use is one operation, and a fork would copy a lock that somebody holds
-        self._runs: OrderedDict[UUID, _Run] = OrderedDict()
-        self._open: OrderedDict[UUID, tuple[dict[str, Any], float]] = OrderedDict()
+        # by the UUIDs' integers, so that each use is one operation and needs no lock: a fork would copy a held one
+        self._runs: OrderedDict[int, _Run] = OrderedDict()
+        self._open: OrderedDict[int, tuple[dict[str, Any], float]] = OrderedDict()
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_runs": OrderedDict(), "_open": OrderedDict()}
+        return {**self.__dict__, "_rests_until": 0.0, "_runs": OrderedDict(), "_open": OrderedDict()}
 
     def feedback(self, run_id: UUID | str, score: float) -> None:
         """What somebody thought of an answer.
 
         Args:
-            run_id: Of the routed call, or of the chain or agent run it was part of: then it is about all calls inside.
+            run_id: Of the routed call, or of the outermost chain or agent run around it: then it is about all calls
+                inside.
             score: 0 (useless) to 1 (as good as can be). Given again, the last one counts.
 
         Raises:
@@ -131,10 +129,10 @@ class CallRecorder(BaseCallbackHandler):
         metadata: dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
-        _keep(self._runs, run_id, self._run(run_id, parent_run_id, _record(metadata)))
+        _keep(self._runs, run_id.int, self._run(run_id, parent_run_id, _record(metadata)))
 
     def _leave(self, outcome: Any, /, *, run_id: UUID, **kwargs: Any) -> None:
-        self._runs.pop(run_id, None)
+        self._runs.pop(run_id.int, None)
 
     # positional-only, as each kind of run has another name for what went in and came out
     on_chain_start = on_tool_start = on_retriever_start = _enter  # type: ignore[assignment]
@@ -142,7 +140,7 @@ class CallRecorder(BaseCallbackHandler):
     on_chain_error = on_tool_error = on_retriever_error = _leave  # type: ignore[assignment]
 
     def _run(self, run_id: UUID, parent_id: UUID | None, record: Mapping[str, Any]) -> _Run:
-        parent = None if parent_id is None else self._runs.get(parent_id)
+        parent = None if parent_id is None else self._runs.get(parent_id.int)
         root = parent.root if parent is not None else parent_id or run_id
         if not record:
             return _Run(root, record, None)
@@ -198,7 +196,7 @@ class CallRecorder(BaseCallbackHandler):
             record["prompt_digest"] = prompt_digest(text, key=self._digest_key)
             if self.prompts:
                 record["prompt"] = text
-        _keep(self._open, run_id, (record, time.perf_counter()))
+        _keep(self._open, run_id.int, (record, time.perf_counter()))
 
     def on_llm_end(self, response: LLMResult, *, run_id: UUID, **kwargs: Any) -> None:
         self._ended(run_id, lambda: _answer(response, with_text=self.answers))
@@ -207,7 +205,7 @@ class CallRecorder(BaseCallbackHandler):
         self._ended(run_id, lambda: {"error": type(error).__name__})
 
     def _ended(self, run_id: UUID, outcome: Callable[[], dict[str, Any]]) -> None:
-        record, started = self._open.pop(run_id, (None, 0.0))
+        record, started = self._open.pop(run_id.int, (None, 0.0))
         now = time.perf_counter()
         if record is None or now < self._rests_until:
             return
@@ -228,8 +226,8 @@ def _record(metadata: Mapping[str, Any] | None) -> dict[str, Any]:
     return {name: given[PREFIX + name] for name in _FIELDS if PREFIX + name in given}
 
 
-def _keep(runs: OrderedDict[UUID, T], run_id: UUID, value: T) -> None:
-    runs[run_id] = value
+def _keep(runs: OrderedDict[int, T], number: int, value: T) -> None:
+    runs[number] = value
     if len(runs) > _OPEN_RUNS:
         runs.popitem(last=False)
 

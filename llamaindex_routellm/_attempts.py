@@ -74,6 +74,8 @@ class Attempts:
             raise chosen
         finally:
             chosen.__context__ = context  # raised here, the first would pass for a consequence of the last
+            self._failures.clear()  # each holds this frame: the prompt would stay until the next full collection
+            del chosen, context, error
 
     def answered(self, answer: T) -> T:
         """The answer of a call that does not stream, with everything noted."""

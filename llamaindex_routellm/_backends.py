@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
+import logging
 import threading
+import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -15,11 +16,13 @@ from llama_index.core.llms.llm import LLM
 
 from llamaindex_routellm._providers import check_spec, make_llm
 from routellm_core.errors import ConfigurationError
-from routellm_core.policy import named_routes
+from routellm_core.policy import may_fall_back, named_routes
 
 __all__ = ["Backends", "as_function_calling", "checked_models", "checked_utility", "own_messages"]
 
 _UTILITY = ""  # no route has an empty name
+_PAUSE_S = 30.0  # for which a server that could not say what it runs is not asked again
+_logger = logging.getLogger("routellm_core.llama_index")
 
 
 def checked_models(
@@ -99,8 +102,9 @@ class Backends:
         self._specs = {**models, **({} if utility is None else {_UTILITY: utility})}
         self._resolved: dict[str, LLM] = {name: llm for name, llm in self._specs.items() if isinstance(llm, LLM)}
         self._prepared: set[str] = set()
-        self._shared: dict[str, Any] = {}
+        self._silent_until: dict[str, float] = {}
         self._lock = threading.Lock()
+        self.shared: dict[str, Any] = {}
 
     def __getitem__(self, name: str) -> LLM:
         llm = self._resolved.get(name)
@@ -118,14 +122,41 @@ class Backends:
                 await asyncio.to_thread(self._prepare, name)
 
     def _prepare(self, name: str) -> None:
-        llm = self[name]
-        with contextlib.suppress(Exception):  # who needs it will hear of it
-            _ = llm.metadata
-        self._prepared.add(name)
+        try:
+            known = self._told(name) is not None
+        except Exception:  # noqa: BLE001 - who needs it will hear of it
+            known = True
+        if known:
+            self._prepared.add(name)
 
-    def all(self) -> dict[str, LLM]:
-        """Every route's LLM, weakest first."""
-        return {name: self[name] for name in self._models}
+    def _told(self, name: str) -> LLMMetadata | None:
+        """What a route's model says of itself; None: its server cannot be asked now.
+
+        A call to it will find out too, and another route may then answer.
+        """
+        llm = self[name]
+        if self._silent_until.get(name, 0.0) > time.monotonic():
+            return None
+        try:
+            return llm.metadata
+        except Exception as error:
+            if not may_fall_back(error):
+                raise
+            _logger.warning("route %r does not say what its model can do: %s", name, type(error).__name__)
+            self._silent_until[name] = time.monotonic() + _PAUSE_S
+            return None
+
+    def told(self, name: str) -> LLMMetadata:
+        """What a route's model says of itself; of one whose server cannot be asked, what is safe to assume."""
+        return self._told(name) or self._assumed(self[name])
+
+    @staticmethod
+    def _assumed(llm: LLM) -> LLMMetadata:
+        return LLMMetadata(  # and the smallest window that LlamaIndex knows
+            is_chat_model=True,
+            is_function_calling_model=isinstance(llm, FunctionCallingLLM),
+            model_name=str(getattr(llm, "model", llm.class_name())),
+        )
 
     @property
     def utility(self) -> LLM:
@@ -134,12 +165,11 @@ class Backends:
 
     def room(self, name: str) -> int:
         """Tokens that a route's model leaves for the prompt."""
-        return _room(self[name].metadata)
+        return _room(self.told(name))
 
     def can_call_tools(self, name: str) -> bool:
         """Whether a route's model calls tools natively."""
-        llm = self[name]
-        return isinstance(llm, FunctionCallingLLM) and llm.metadata.is_function_calling_model
+        return isinstance(self[name], FunctionCallingLLM) and self.told(name).is_function_calling_model
 
     def reader_of(self, name: str | None) -> FunctionCallingLLM | None:
         """Who reads the tool calls of a route's answer: its backend, if that has any.
@@ -155,7 +185,7 @@ class Backends:
     def share(self, attribute: str, value: Any) -> None:
         """Set an attribute on every backend, on those still to be resolved too."""
         with self._lock:
-            self._shared[attribute] = value
+            self.shared[attribute] = value
             for llm in self._resolved.values():
                 setattr(llm, attribute, value)
 
@@ -166,7 +196,12 @@ class Backends:
             tools: "all": every backend must call tools; "capable": one is enough.
             context: "min": what the tightest backend leaves; "escalate": what the widest does.
         """
-        each = [llm.metadata for llm in self.all().values()]
+        told = {name: self._told(name) for name in self._models}
+        if not any(told.values()):
+            _ = self[next(iter(self._models))].metadata  # raises, unless it is back
+            self._silent_until.clear()
+            return self.metadata(tools=tools, context=context)
+        each = [said or self._assumed(self[name]) for name, said in told.items()]
         pick = min if context == "min" else max
         window = pick(m.context_window for m in each)
         # The pair must leave what that backend leaves for the prompt: the smallest window with the largest
@@ -188,7 +223,7 @@ class Backends:
             llm = self._resolved.get(name)
             if llm is None:
                 llm = make_llm(str(self._specs[name]))
-                for attribute, value in self._shared.items():
+                for attribute, value in self.shared.items():
                     setattr(llm, attribute, value)
                 self._resolved[name] = llm
         return llm

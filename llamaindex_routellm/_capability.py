@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal, TypeAlias
 
-from llama_index.core.base.llms.types import ChatMessage
+from llama_index.core.base.llms.types import ChatMessage, ToolCallBlock
 from llama_index.core.utils import get_tokenizer
 
 from llamaindex_routellm._backends import Backends
@@ -68,7 +68,7 @@ class Size:
     @cached_property
     def _texts(self) -> list[str]:
         tools = [json.dumps(tool.metadata.to_openai_tool(skip_length_check=True), default=str) for tool in self._tools]
-        return [*(message.content or "" for message in self._messages()), *tools]
+        return [*map(_sent_text, self._messages()), *tools]
 
     @cached_property
     def _most(self) -> int:  # no tokenizer makes more tokens than bytes
@@ -78,3 +78,9 @@ class Size:
     def _tokens(self) -> int:
         tokenizer = get_tokenizer()
         return sum(len(tokenizer(text)) + _PER_MESSAGE for text in self._texts)
+
+
+def _sent_text(message: ChatMessage) -> str:
+    calls = [block for block in message.blocks if isinstance(block, ToolCallBlock)]
+    texts = [call.tool_kwargs if isinstance(call.tool_kwargs, str) else str(call.tool_kwargs) for call in calls]
+    return "\n".join([message.content or "", *texts])

@@ -63,9 +63,8 @@ class AnswerLedger:
         if not messages or messages[-1].role not in TOOL_ROLES:
             return None
         task = _task(messages)
-        return self._first(
-            hash((task, message.additional_kwargs.get("tool_call_id"))) for message in _closing_tool_results(messages)
-        )
+        ids = (message.additional_kwargs.get("tool_call_id") for message in _closing_tool_results(messages))
+        return self._first(hash((task, i)) for i in ids if isinstance(i, str))
 
     def conversation(self, messages: Sequence[ChatMessage]) -> str | None:
         """Who gave the newest answer in the history, if this process saw it."""

@@ -8,9 +8,9 @@ from typing import Any, get_args
 from llamaindex_routellm._capability import ContextPolicy, ToolPolicy
 from routellm_core.errors import ConfigurationError
 
-__all__ = ["check_choices", "refuse_settings"]
+__all__ = ["SETTINGS_OF_BACKENDS", "check_choices", "refuse_settings"]
 
-_OF_BACKENDS = (
+SETTINGS_OF_BACKENDS = (
     "system_prompt",
     "output_parser",
     "query_wrapper_prompt",
@@ -27,7 +27,7 @@ def refuse_settings(others: Mapping[str, Any], text: object) -> None:
         ConfigurationError: Says where they take effect, or that they are unknown.
     """
     for name, value in others.items():
-        if name not in _OF_BACKENDS:
+        if name not in SETTINGS_OF_BACKENDS:
             raise ConfigurationError(f"RouteLLM has no argument {name!r}")
         if value is not None:
             raise ConfigurationError(f"set {name} on the backends, where it takes effect, not on RouteLLM")

@@ -36,7 +36,7 @@ from llamaindex_routellm._backends import (
 )
 from llamaindex_routellm._calling import RECORD_KEY, Caller, Question
 from llamaindex_routellm._capability import Capability, ContextPolicy, ToolPolicy
-from llamaindex_routellm._settings import check_choices, refuse_settings
+from llamaindex_routellm._settings import SETTINGS_OF_BACKENDS, check_choices, refuse_settings
 from llamaindex_routellm._text import TextFunction, scored_prompt, scored_text, template_question
 from llamaindex_routellm.structured import RoutedStructuredLLM
 from routellm_core.calibration import Budget
@@ -156,6 +156,7 @@ class RouteLLM(FunctionCallingLLM):
         **others: Any,
     ) -> None:
         # checked before pydantic runs, which would wrap these errors in its own
+        own = {name: others.pop(name) for name in self._own_fields() if name in others}
         refuse_settings(others, text)
         check_choices(tool_policy, context_policy)
         chosen = checked_models(strong, weak, models)
@@ -184,23 +185,30 @@ class RouteLLM(FunctionCallingLLM):
             context_policy=context_policy,
             utility_backend=utility,
             normalize_history=normalize_history,
+            **own,
         )
-        self._wire(self.policy)
+        self._backends = Backends(self.models, self.utility_backend if self._utility_route is None else None)
+        capability = Capability(self._backends, tool_policy, context_policy)
+        self._caller = Caller(self.policy, self._backends, capability, normalizes=normalize_history)
         if callback_manager is not None:
             self.callback_manager = callback_manager
         if pydantic_program_mode is not None:
             self.pydantic_program_mode = pydantic_program_mode
 
-    def _wire(self, policy: RoutingPolicy) -> None:
-        self._backends = Backends(self.models, self.utility_backend if self._utility_route is None else None)
-        capability = Capability(self._backends, self.tool_policy, self.context_policy)
-        self._caller = Caller(policy, self._backends, capability, normalizes=self.normalize_history)
+    @classmethod
+    def _own_fields(cls) -> set[str]:
+        """What a subclass has added."""
+        return set(cls.model_fields) - set(RouteLLM.model_fields)
 
     @classmethod
     def class_name(cls) -> str:
         return "RouteLLM"
 
     def __setattr__(self, name: str, value: Any) -> None:
+        if name == "text":
+            refuse_settings({}, value)
+        elif name in SETTINGS_OF_BACKENDS:
+            refuse_settings({name: value}, None)
         super().__setattr__(name, value)
         if name in _SHARED:
             self._backends.share(name, value)
@@ -213,7 +221,7 @@ class RouteLLM(FunctionCallingLLM):
 
     def to_payload(self) -> dict[str, Any]:
         """For events: routes, models and settings; no credentials."""
-        each = {name: llm.metadata.model_name for name, llm in self._backends.all().items()}
+        each = {name: self._backends.told(name).model_name for name in self.models}
         return {
             "class_name": self.class_name(),
             **self.metadata.model_dump(),
@@ -243,9 +251,9 @@ class RouteLLM(FunctionCallingLLM):
 
     # The base class drops what cannot be pickled and breaks on loading; this fails where the cause is.
     def __getstate__(self) -> dict[Any, Any]:
-        names = ("models", "policy", "text", "tool_policy", "context_policy", "utility_backend", "normalize_history")
-        state: dict[Any, Any] = {name: getattr(self, name) for name in (*names, "pydantic_program_mode")}
-        return {**state, "_to_utility": self._to_utility}
+        state = self._state()
+        state.pop("callback_manager", None)  # handlers do not travel
+        return state
 
     def __setstate__(self, state: dict[Any, Any]) -> None:
         state = dict(state)
@@ -253,16 +261,27 @@ class RouteLLM(FunctionCallingLLM):
         RouteLLM.__init__(self, **state)
         self._to_utility = to_utility
 
+    def _state(self) -> dict[str, Any]:
+        names = ("models", "policy", "text", "tool_policy", "context_policy", "utility_backend", "normalize_history")
+        state = {name: getattr(self, name) for name in (*names, *self._own_fields())}
+        # only what was assigned: backends may have had settings of their own before
+        return {**state, **self._backends.shared, "_to_utility": self._to_utility}
+
     def __deepcopy__(self, memo: dict[int, Any] | None = None) -> RouteLLM:
-        clone = type(self).__new__(type(self))
-        clone.__setstate__(copy.deepcopy(self.__getstate__(), memo))
-        return clone
+        return self._made_of(copy.deepcopy(self.__getstate__(), memo))
 
     def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> RouteLLM:
-        """A copy that routes by the updated `models`, `policy` or `text`."""
-        clone = super().model_copy(update=update, deep=deep)
-        if not deep:
-            clone._wire(policy_from(clone.policy, tuple(clone.models), {}))
+        """A copy that routes by the updated arguments, such as `models`, `policy` or `text`.
+
+        Raises:
+            ConfigurationError: As when it is made.
+        """
+        state = copy.deepcopy(self.__getstate__()) if deep else self._state()
+        return self._made_of({**state, **(update or {})})
+
+    def _made_of(self, state: dict[str, Any]) -> RouteLLM:
+        clone = type(self).__new__(type(self))
+        clone.__setstate__(state)
         return clone
 
     # -- steps that rewrite questions
@@ -491,12 +510,13 @@ class RouteLLM(FunctionCallingLLM):
         tools: Sequence[BaseTool],
         user_msg: str | ChatMessage | None = None,
         chat_history: list[ChatMessage] | None = None,
+        *args: Any,
         **kwargs: Any,
     ) -> ChatResponse:
         return self._caller.call(
             self._asked_tools(user_msg, chat_history, tools, must_call=True),
             lambda llm: as_function_calling(llm).chat_with_tools(
-                tools, user_msg=user_msg, chat_history=self._history(llm, chat_history), **kwargs
+                tools, user_msg, self._history(llm, chat_history), *args, **kwargs
             ),
         )
 
@@ -506,12 +526,13 @@ class RouteLLM(FunctionCallingLLM):
         tools: Sequence[BaseTool],
         user_msg: str | ChatMessage | None = None,
         chat_history: list[ChatMessage] | None = None,
+        *args: Any,
         **kwargs: Any,
     ) -> ChatResponse:
         return await self._caller.acall(
             self._asked_tools(user_msg, chat_history, tools, must_call=True),
             lambda llm: as_function_calling(llm).achat_with_tools(
-                tools, user_msg=user_msg, chat_history=self._history(llm, chat_history), **kwargs
+                tools, user_msg, self._history(llm, chat_history), *args, **kwargs
             ),
         )
 
@@ -521,12 +542,13 @@ class RouteLLM(FunctionCallingLLM):
         tools: Sequence[BaseTool],
         user_msg: str | ChatMessage | None = None,
         chat_history: list[ChatMessage] | None = None,
+        *args: Any,
         **kwargs: Any,
     ) -> ChatResponseGen:
         return self._caller.stream(
             self._asked_tools(user_msg, chat_history, tools, must_call=True),
             lambda llm: as_function_calling(llm).stream_chat_with_tools(
-                tools, user_msg=user_msg, chat_history=self._history(llm, chat_history), **kwargs
+                tools, user_msg, self._history(llm, chat_history), *args, **kwargs
             ),
         )
 
@@ -536,12 +558,13 @@ class RouteLLM(FunctionCallingLLM):
         tools: Sequence[BaseTool],
         user_msg: str | ChatMessage | None = None,
         chat_history: list[ChatMessage] | None = None,
+        *args: Any,
         **kwargs: Any,
     ) -> ChatResponseAsyncGen:
         return await self._caller.astream(
             self._asked_tools(user_msg, chat_history, tools, must_call=True),
             lambda llm: as_function_calling(llm).astream_chat_with_tools(
-                tools, user_msg=user_msg, chat_history=self._history(llm, chat_history), **kwargs
+                tools, user_msg, self._history(llm, chat_history), *args, **kwargs
             ),
         )
 

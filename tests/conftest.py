@@ -10,7 +10,9 @@ from pathlib import Path
 import pytest
 import pytest_socket
 
-pytest.register_assert_rewrite("routellm_core.testing", "llamaindex_routellm.testing")
+pytest.register_assert_rewrite(
+    "routellm_core.testing", "llamaindex_routellm.testing", "llamaindex_routellm._contract_tools"
+)
 
 from routellm_core.testing import LoopbackOpenAI  # noqa: E402 - the line above must come first
 

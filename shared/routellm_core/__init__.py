@@ -22,11 +22,13 @@ if TYPE_CHECKING:
     from routellm_core.calibration import Calibration as Calibration
     from routellm_core.calibration import DriftMonitor as DriftMonitor
     from routellm_core.calibration import calibrate as calibrate
+    from routellm_core.calibration import calibrate_escalation as calibrate_escalation
     from routellm_core.encoders import Encoder as Encoder
     from routellm_core.errors import RouteLLMError as RouteLLMError
     from routellm_core.evaluation import compare as compare
     from routellm_core.evaluation import evaluate as evaluate
     from routellm_core.policy import CostAwarePolicy as CostAwarePolicy
+    from routellm_core.policy import EscalationPolicy as EscalationPolicy
     from routellm_core.policy import RoutingPolicy as RoutingPolicy
     from routellm_core.policy import collect_decisions as collect_decisions
     from routellm_core.routers import Router as Router
@@ -39,10 +41,16 @@ if TYPE_CHECKING:
     from routellm_core.routers.random import RandomRouter as RandomRouter
     from routellm_core.routers.sw import SimilarityWeightedRouter as SimilarityWeightedRouter
     from routellm_core.training.own_labels import fit_router as fit_router
+    from routellm_core.training.verifier import fit_verifier as fit_verifier
     from routellm_core.types import Decision as Decision
+    from routellm_core.verifiers import Answer as Answer
+    from routellm_core.verifiers import JudgeVerifier as JudgeVerifier
+    from routellm_core.verifiers import Verifier as Verifier
+    from routellm_core.verifiers import load_verifier as load_verifier
 
 _SUBPACKAGES = ("augmentation", "data", "encoders", "errors", "evaluation", "recording", "testing", "training")
 _NAMES = {
+    "Answer": "routellm_core.verifiers",
     "BertRouter": "routellm_core.routers.bert",
     "Budget": "routellm_core.calibration",
     "Calibration": "routellm_core.calibration",
@@ -52,6 +60,8 @@ _NAMES = {
     "DifficultyRouter": "routellm_core.routers.difficulty",
     "DriftMonitor": "routellm_core.calibration",
     "Encoder": "routellm_core.encoders",
+    "EscalationPolicy": "routellm_core.policy",
+    "JudgeVerifier": "routellm_core.verifiers",
     "LLMRouter": "routellm_core.routers.llm",
     "MatrixFactorizationRouter": "routellm_core.routers.mf",
     "RandomRouter": "routellm_core.routers.random",
@@ -59,15 +69,20 @@ _NAMES = {
     "Router": "routellm_core.routers",
     "RoutingPolicy": "routellm_core.policy",
     "SimilarityWeightedRouter": "routellm_core.routers.sw",
+    "Verifier": "routellm_core.verifiers",
     "calibrate": "routellm_core.calibration",
+    "calibrate_escalation": "routellm_core.calibration",
     "collect_decisions": "routellm_core.policy",
     "compare": "routellm_core.evaluation",
     "evaluate": "routellm_core.evaluation",
     "fit_router": "routellm_core.training.own_labels",
+    "fit_verifier": "routellm_core.training.verifier",
     "load_router": "routellm_core.routers",
+    "load_verifier": "routellm_core.verifiers",
 }
 
 __all__ = [
+    "Answer",
     "BertRouter",
     "Budget",
     "Calibration",
@@ -77,6 +92,8 @@ __all__ = [
     "DifficultyRouter",
     "DriftMonitor",
     "Encoder",
+    "EscalationPolicy",
+    "JudgeVerifier",
     "LLMRouter",
     "MatrixFactorizationRouter",
     "RandomRouter",
@@ -84,9 +101,11 @@ __all__ = [
     "Router",
     "RoutingPolicy",
     "SimilarityWeightedRouter",
+    "Verifier",
     "__version__",
     "augmentation",
     "calibrate",
+    "calibrate_escalation",
     "collect_decisions",
     "compare",
     "data",
@@ -95,7 +114,9 @@ __all__ = [
     "evaluate",
     "evaluation",
     "fit_router",
+    "fit_verifier",
     "load_router",
+    "load_verifier",
     "recording",
     "testing",
     "training",

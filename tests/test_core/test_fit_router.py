@@ -184,7 +184,7 @@ def test_a_model_is_added_to_a_router_to_which_all_prompts_are_the_same():
 )
 def test_a_model_is_not_added_from_scores_that_are_none(three, scores, name, error):
     with pytest.raises(error):
-        add_fitted_model(three.router, [f"prompt {i}" for i in range(10)], scores, name)
+        add_fitted_model(three[2].router, [f"prompt {i}" for i in range(10)], scores, name)
 
 
 def test_adding_a_model_says_what_is_wrong(three):
@@ -340,7 +340,7 @@ def test_the_command_fits_from_a_file(tmp_path):
     result = run("fit", path, "--out", tmp_path / "router", "--topic", "--json", "--no-learning-curve")
     assert result.exit_code == 0, result.output
     report = json.loads(result.stdout)
-    assert report["labels"] == 100 and report["apgr"] > 0.7
+    assert report["labels"] == 100 and report["apgr"] > 0.6
     assert load_router(tmp_path / "router").metadata_values == {"topic": tuple(sorted({*HARD, *EASY}))}
     shown = run("fit", path, "--out", tmp_path / "router")
     assert "APGR" in shown.stdout and "by these labels" in shown.stdout

@@ -2,6 +2,7 @@
 
 import json
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -269,6 +270,21 @@ def test_ollama_says_what_models_can(loopback):
         assert shown["model_info"]["llama.context_length"] == 8192
         assert httpx.get(f"{server.url}/api/tags").json() == {"models": []}
         assert server.requests == []
+
+
+def test_a_connection_is_open_until_its_client_hangs_up(loopback):
+    loopback.reply = lambda request: Reply(text="one two three", cut_after=1, hang=True)
+    body = {"model": "m", "stream": True, "messages": [{"role": "user", "content": "Hi?"}]}
+    assert loopback.open_connections() == 0
+    with httpx.Client() as client:
+        with client.stream("POST", f"{loopback.url}/chat/completions", json=body) as answer:
+            lines = answer.iter_lines()
+            assert next(lines)
+            assert loopback.open_connections() == 1
+        until = time.monotonic() + 10
+        while loopback.open_connections() and time.monotonic() < until:
+            time.sleep(0.005)
+        assert loopback.open_connections() == 0
 
 
 def test_every_answer_has_an_id_of_its_own(asked):

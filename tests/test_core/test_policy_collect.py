@@ -90,3 +90,15 @@ def test_nested_collectors_both_see_the_tokens_and_none_is_open_outside():
         assert is_collecting()
     assert outer.usage_of(decision) == inner.usage_of(decision) == Usage(input_tokens=1, output_tokens=2)
     assert not is_collecting()
+
+
+def test_what_was_taken_out_of_the_list_leaves_no_token_count_to_others():
+    """A new decision may get the id of one that is gone."""
+    with collect_decisions() as decisions:
+        for number in range(200):
+            decision = Decision(route="weak", reason="forced")
+            observe(decision)
+            assert decisions.usage_of(decision) is None
+            observe_usage(decision, Usage(input_tokens=number, output_tokens=1))
+            del decision
+            decisions.clear()

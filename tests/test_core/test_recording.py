@@ -286,6 +286,12 @@ def test_a_price_without_its_route_is_refused(many, price):
     assert "--price is written" in str(run("recorded", many, "--price", price).exception)
 
 
+def test_a_route_without_its_price_is_named(many):
+    assert (
+        "--price says" in (wrong := str(run("recorded", many, "--price", "strong=1/2").exception)) and "weak" in wrong
+    )
+
+
 # -- bad luck
 def test_a_disk_that_fills_up_tears_one_record_and_not_the_next(tmp_path):
     class AlmostFull:

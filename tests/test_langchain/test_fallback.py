@@ -161,3 +161,12 @@ def test_a_fallback_goes_to_the_log_without_the_errors_text(caplog: pytest.LogCa
     routed(weak=fake("weak", error=Limited("swordfish")), fallback="stronger").invoke("q")
     assert "route 'weak' failed with Limited, trying 'strong'" in caplog.text
     assert "swordfish" not in caplog.text
+
+
+def test_an_error_that_is_raised_again_and_again_collects_no_notes() -> None:
+    first, other = TimeoutError("first"), TimeoutError("other")
+    llm = routed(weak=fake("weak", error=first), strong=fake("strong", error=other), fallback="any")
+    for _ in range(3):
+        with pytest.raises(TimeoutError, match="first"):
+            llm.invoke("easy")
+    assert first.__notes__ == ["route 'strong' was tried too and failed: TimeoutError: other"]  # type: ignore[attr-defined]

@@ -19,7 +19,7 @@ from llama_index.core.llms.function_calling import FunctionCallingLLM
 from llama_index.core.llms.llm import ToolSelection
 from pydantic import PrivateAttr
 
-from llamaindex_routellm import RouteLLM, testing
+from llamaindex_routellm import RouteLLM, _contract_tools, testing
 from llamaindex_routellm.testing import WAYS, LLMContract, LoopbackLLMContract
 from routellm_core.testing import LoopbackAnthropic, LoopbackOllama, ScriptedRouter
 
@@ -49,6 +49,14 @@ def open_sockets(socket_enabled: None) -> Iterator[None]:
     pytest_socket._remove_restrictions()
 
 
+@pytest.fixture(scope="module")
+def clients() -> Iterator[tuple[httpx.Client, httpx.AsyncClient]]:
+    """For clients of providers that take them; without connections kept, each event loop can use them."""
+    limits = httpx.Limits(max_keepalive_connections=0)
+    with httpx.Client(limits=limits, verify=False) as blocking:  # noqa: S501 - certificates take long to read
+        yield blocking, httpx.AsyncClient(limits=limits, verify=False)  # noqa: S501
+
+
 def routed(weak: Any, strong: Any) -> RouteLLM:
     return RouteLLM(weak=weak, strong=strong, router=ScriptedRouter(0.9), threshold=0.5)
 
@@ -61,11 +69,8 @@ class OpenAILike(LoopbackLLMContract):
     closes_at_once = False  # the client's streams and their generators refer to each other
 
     @pytest.fixture(autouse=True)
-    def _clients(self) -> Any:
-        limits = httpx.Limits(max_keepalive_connections=0)
-        with httpx.Client(limits=limits, verify=False) as self.blocking:  # noqa: S501 - certificates take long to read
-            self.asynchronous = httpx.AsyncClient(limits=limits, verify=False)  # noqa: S501
-            yield
+    def _clients(self, clients: tuple[httpx.Client, httpx.AsyncClient]) -> None:
+        self.blocking, self.asynchronous = clients
 
     @property
     def failure(self) -> Any:
@@ -558,7 +563,7 @@ def test_the_contract_finds_what_is_broken(broken: Any, test: str, case: Any, mo
 
     contract = Contract()
     contract.state = State()
-    monkeypatch.setattr(testing, "_LIMIT_S", 0.2)
+    monkeypatch.setattr(_contract_tools, "LIMIT_S", 0.2)
     try:
         with pytest.raises((AssertionError, pytest.fail.Exception, ValueError, RuntimeError, KeyError)):
             getattr(contract, test)(*([] if case is None else [case]))

@@ -1,4 +1,4 @@
-"""A real vector store and real clients: indexes in Qdrant, chats with memory, sub-questions, a selector over engines."""
+"""A real vector store and real clients: indexes in Qdrant, chats with memory, sub-questions, engines selected."""
 
 from __future__ import annotations
 
@@ -189,16 +189,16 @@ async def test_an_awaited_chat_that_streams_does_too(index: VectorStoreIndex, ll
 
 def chat_engine(index: VectorStoreIndex, llm: RouteLLM) -> tuple[CondensePlusContextChatEngine, ChatMemoryBuffer]:
     memory = ChatMemoryBuffer.from_defaults(token_limit=10_000)
-    retriever = Retriever(index)
+    retriever = awaitable_retriever(index)
     return CondensePlusContextChatEngine.from_defaults(retriever=retriever, llm=llm.rewriting, memory=memory), memory
 
 
-def Retriever(index: VectorStoreIndex) -> Any:
+def awaitable_retriever(index: VectorStoreIndex) -> Any:
     """Of a store that has no asynchronous client: what is awaited is found at once."""
     retriever = index.as_retriever(similarity_top_k=1)
 
-    async def find(query: Any) -> Any:
-        return retriever._retrieve(query)
+    async def find(query_bundle: Any) -> Any:
+        return retriever._retrieve(query_bundle)
 
     retriever._aretrieve = find
     return retriever
@@ -260,7 +260,7 @@ async def test_a_selector_picks_the_engine_and_the_router_inside_the_model(
         [Document(text=text) for text in TEXTS], embed_model=StaticEmbedding(model_name="static")
     )
     quick = index.as_query_engine(llm=llm, similarity_top_k=1, streaming=streaming)
-    quick._retriever = Retriever(index)
+    quick._retriever = awaitable_retriever(index)
     engine = RouterQueryEngine.from_defaults(
         [
             QueryEngineTool.from_defaults(quick, name="quick", description="One paragraph."),
@@ -272,9 +272,9 @@ async def test_a_selector_picks_the_engine_and_the_router_inside_the_model(
         selector=RouteLLMSelector(policy=llm.policy),
     )
     with collect_decisions() as decisions:
-        for question, name, found in ((EASY, "quick", 1), (HARD, "thorough", 3)):
+        for question, name, found, model in ((EASY, "quick", 1, "little"), (HARD, "thorough", 3, "big")):
             answer = await engine.aquery(question) if how == "aquery" else engine.query(question)
-            assert question in await read(answer)
+            assert (await read(answer)).startswith(f"{model} answers:")
             assert answer.metadata["selector_result"].routellm["route"] == name
             assert [text in last_text(loopback.requests[-1]) for text in TEXTS].count(True) == found
     assert [d.route for d in decisions] == ["quick", "weak", "thorough", "strong"]

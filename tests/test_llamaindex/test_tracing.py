@@ -24,6 +24,8 @@ Spans = Callable[[], list[Any]]
 def instrumentor(provider: Any, exporter: Any) -> Callable[[], None]:
     made = pytest.importorskip("openinference.instrumentation.llama_index").LlamaIndexInstrumentor()
     made.instrument(tracer_provider=provider)
+    if not made.is_instrumented_by_opentelemetry:
+        pytest.skip("this openinference does not instrument so old a llama-index-core")
     return made.uninstrument
 
 

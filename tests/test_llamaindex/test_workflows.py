@@ -154,7 +154,7 @@ class DraftAndReview(Workflow):
 
 async def perform(llm: RouteLLM, task: str) -> tuple[str, list[str]]:
     run = DraftAndReview(llm).run(task=task)
-    tokens = [event.text async for event in run.stream_events() if isinstance(event, Token)]
+    tokens = [event.text async for event in run.stream_events() if isinstance(event, Token) and event.text]
     return str(await run), tokens
 
 

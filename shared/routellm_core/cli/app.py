@@ -15,6 +15,7 @@ from routellm_core.cli.compare import compare
 from routellm_core.cli.drift import drift
 from routellm_core.cli.evaluate import evaluate
 from routellm_core.cli.fit import fit
+from routellm_core.cli.fit_verifier import fit_verifier_command
 from routellm_core.cli.recorded import recorded
 from routellm_core.cli.report import report
 from routellm_core.cli.score import score
@@ -52,6 +53,7 @@ app.command()(compare)
 app.command()(drift)
 app.command()(evaluate)
 app.command()(fit)
+app.command("fit-verifier")(fit_verifier_command)
 app.command()(recorded)
 app.command()(report)
 app.command()(score)

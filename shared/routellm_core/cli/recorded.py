@@ -44,7 +44,10 @@ def recorded(
         raise ConfigurationError("the recording, --prompts and --scores are different files; one would replace another")
     recording = read_recording(file)
     report: dict[str, Any] = {"file": str(file), **recording.summary()}
-    saving = recording.saving(_prices(price)) if price else None
+    try:
+        saving = recording.saving(_prices(price)) if price else None
+    except ConfigurationError as error:
+        raise ConfigurationError(str(error).replace("prices=", "--price")) from error
     if saving is not None:
         report["saving"] = {
             "usd": saving.usd,

@@ -11,6 +11,7 @@ from routellm_core.policy.collect import (
     observe,
     observe_usage,
 )
+from routellm_core.policy.escalation import EscalationPolicy
 from routellm_core.policy.fallback import error_to_raise, may_fall_back
 from routellm_core.policy.many_models import CostAwarePolicy, choose_models, tradeoff_within
 from routellm_core.policy.text import conversation_text, routing_text
@@ -21,6 +22,7 @@ __all__ = [
     "POLICY_DEFAULTS",
     "CollectedDecisions",
     "CostAwarePolicy",
+    "EscalationPolicy",
     "RouteRequest",
     "RoutingPolicy",
     "Saving",

@@ -35,5 +35,6 @@ def error_to_raise(failures: Sequence[tuple[str, Exception]], *, last_is_passing
     if notes:
         with contextlib.suppress(AttributeError, TypeError):  # an exception may refuse attributes
             # not add_note(), which is there only from Python 3.11
-            chosen.__notes__ = [*getattr(chosen, "__notes__", []), *notes]  # type: ignore[attr-defined]
+            before = getattr(chosen, "__notes__", [])  # a client may raise the same object again
+            chosen.__notes__ = [*before, *(note for note in notes if note not in before)]  # type: ignore[attr-defined]
     return chosen

@@ -249,7 +249,8 @@ class SqliteSink(_File):
     def close(self) -> None:
         """Close the database; nothing more can be written."""
         with self._lock:
-            self._db.close()
+            if not self._is_forked:  # else it is still the parent's
+                self._db.close()
 
 
 def check_database(db: sqlite3.Connection, path: Path) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import selectors
 import socket
 import threading
 import time
@@ -355,10 +356,11 @@ class LoopbackServer(ABC):
 
 def _has_hung_up(connection: socket.socket) -> bool:
     try:
-        return not connection.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
-    except BlockingIOError:  # nothing to read, and somebody there
-        return False
-    except OSError:
+        with selectors.DefaultSelector() as selector:
+            selector.register(connection, selectors.EVENT_READ)
+            # an end is something to read, too
+            return bool(selector.select(0)) and not connection.recv(1, socket.MSG_PEEK)
+    except (OSError, ValueError):  # closed on this side
         return True
 
 

@@ -12,6 +12,7 @@ from routellm_core.training.run import TrainingResult
 from routellm_core.training.score_table import PairLabels, ScoreTable
 from routellm_core.training.sw import train_sw
 from routellm_core.training.trainers import TRAINERS, train
+from routellm_core.training.verifier import VerifierResult, fit_verifier
 
 __all__ = [
     "TRAINERS",
@@ -20,10 +21,12 @@ __all__ = [
     "ScoreTable",
     "TrainingMaterial",
     "TrainingResult",
+    "VerifierResult",
     "add_fitted_model",
     "add_model",
     "fit_difficulty",
     "fit_router",
+    "fit_verifier",
     "train",
     "train_mf",
     "train_sw",

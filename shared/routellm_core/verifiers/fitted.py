@@ -131,7 +131,8 @@ class FittedVerifier(Verifier):
         total += scaled(prompt_signs(raw, a["base_weights"]), a["prompt_sign_scale"]) @ a["prompt_sign_weights"]
         for counts, weights, importance in zip(grams(raw), a["ngram_weights"], a["ngram_importance"], strict=True):
             total += counts.weighted(importance).times(weights[:, None])[:, 0]
-        return total
+        gain: Floats = total
+        return gain
 
     def _signs_of(self, answer: Answer, prompt: str | None) -> Floats:
         raw = raw_features(self.encoder, [answer], [prompt], width=2)
@@ -162,12 +163,14 @@ class FittedVerifier(Verifier):
             raise RouterFormatError("a fitted verifier was saved without its encoder")
         if list(settings["checks"]) != list(CHECKS):
             raise RouterFormatError("this verifier was fitted with other checks than this version makes: fit it again")
-        return cls(encoder=encoder, bias=settings["bias"], **tensors)
+        arrays: dict[str, Any] = dict(tensors)
+        return cls(encoder=encoder, bias=settings["bias"], **arrays)
 
 
 def scaled(signs: Floats, scale: Floats) -> Floats:
     """In standard deviations, clipped; 0 where there is nothing to look at. Same shape."""
-    return np.nan_to_num(np.clip((signs - scale[0]) / scale[1], -REACH, REACH))
+    clipped: Floats = np.nan_to_num(np.clip((signs - scale[0]) / scale[1], -REACH, REACH))
+    return clipped
 
 
 def prompt_signs(raw: RawFeatures, base_weights: Floats) -> Floats:
