@@ -80,11 +80,10 @@ class AnswerLedger:
             task: What the user had asked last before it.
             message: The answer.
         """
-        marks: list[Hashable] = list(_tool_ids(message))
-        text = message.content
-        if text:
-            marks.append((text.strip(),))
-        return self._first(hash((task, mark)) for mark in marks)
+        found = self._first(hash((task, tool_id)) for tool_id in _tool_ids(message))
+        if found is None and (text := message.content):  # joined and read only where it must be: histories are long
+            found = self._routes.get(hash((task, (text.strip(),))))
+        return found
 
     def _first(self, keys: Iterable[int]) -> str | None:
         return next((route for key in keys if (route := self._routes.get(key)) is not None), None)

@@ -69,7 +69,9 @@ class _Reader:
 
     @cached_property
     def _name(self) -> str:
-        return self._backend.class_name().lower()
+        # a subclass speaks what its base does, whatever it calls itself: most providers' are OpenAI's
+        names = [self._backend.class_name(), *(cls.__name__ for cls in type(self._backend).__mro__)]
+        return " ".join(names).lower()
 
     @cached_property
     def _is_router(self) -> bool:

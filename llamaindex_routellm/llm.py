@@ -205,10 +205,11 @@ class RouteLLM(FunctionCallingLLM):
         return "RouteLLM"
 
     def __setattr__(self, name: str, value: Any) -> None:
-        if name == "text":
-            refuse_settings({}, value)
-        elif name in SETTINGS_OF_BACKENDS:
-            refuse_settings({name: value}, None)
+        if "_caller" in (self.__pydantic_private__ or {}):  # the base class fills in defaults before
+            if name == "text":
+                refuse_settings({}, value)
+            elif name in SETTINGS_OF_BACKENDS:
+                refuse_settings({name: value}, None)
         super().__setattr__(name, value)
         if name in _SHARED:
             self._backends.share(name, value)

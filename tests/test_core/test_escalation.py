@@ -194,6 +194,23 @@ def test_a_good_weak_answer_keeps_the_very_same_decision() -> None:
     assert asyncio.run(cascade.averified(decision, "42")) is decision
 
 
+def test_only_short_answers_are_read_on_the_event_loop() -> None:
+    threads: list[threading.Thread] = []
+
+    class Where(Says):
+        def _score(self, answers: list[Answer], prompts: list[str | None]) -> np.ndarray:
+            threads.append(threading.current_thread())
+            return super()._score(answers, prompts)
+
+    cascade = policy(Where())
+    decision = cascade.decide([RouteRequest(text="x")])[0]
+    for answer in ("short", Answer(text="long " * 2000)):
+        assert asyncio.run(cascade.averified(decision, answer, "x")).route == "strong"
+
+    assert threads[0] is threading.main_thread()
+    assert threads[1] is not threading.main_thread()
+
+
 @pytest.mark.parametrize(
     "request_",
     [
@@ -277,7 +294,7 @@ def test_a_verifier_that_hangs_is_left_alone_after_three_calls() -> None:
     finally:
         verifier.let_go.set()
 
-    assert verifier.calls == 3
+    assert verifier.calls <= 3  # a call that is given up before a thread takes it never runs
     assert [final.route for final in finals] == ["strong"] * 4
     assert "within 0.01 s" in str(finals[2].error)
     assert "left alone for 30 s" in str(finals[3].error)

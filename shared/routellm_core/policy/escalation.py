@@ -30,6 +30,8 @@ __all__ = ["EscalationPolicy"]
 
 _logger = logging.getLogger("routellm_core.policy")
 
+_INLINE_CHARACTERS = 4096  # of answer and prompt: what a quick verifier reads in a millisecond or two
+
 
 class EscalationPolicy(RoutingPolicy):
     """A `RoutingPolicy` of two routes whose weak answers are verified before anybody sees them.
@@ -125,9 +127,8 @@ class EscalationPolicy(RoutingPolicy):
             return False
         if request is None:
             return True
-        if request.forced is not None or request.pinned is not None or request.tool_loop is not None:
-            return False
-        return request.capable is None or request.capable(self.routes[1])
+        # with stickiness "none" a call in an open tool loop is scored like any other
+        return request.tool_loop is None and (request.capable is None or request.capable(self.routes[1]))
 
     def verified(self, decision: Decision, answer: str | Answer, prompt: str | None = None) -> Decision:
         """The decision itself where the weak answer is kept; else the one that the strong model answers for.
@@ -148,7 +149,7 @@ class EscalationPolicy(RoutingPolicy):
         return self._after(decision, win_rate, time.perf_counter() - started)
 
     async def averified(self, decision: Decision, answer: str | Answer, prompt: str | None = None) -> Decision:
-        """`verified` without blocking the event loop; a quick verifier without a time limit scores inline."""
+        """`verified` without blocking the event loop; only a quick verifier reads short answers inline."""
         started = time.perf_counter()
         try:
             win_rate = await self._averify(answer, prompt)
@@ -201,7 +202,8 @@ class EscalationPolicy(RoutingPolicy):
         return float(found[0])
 
     async def _averify(self, answer: str | Answer, prompt: str | None) -> float:
-        if self.verifier_timeout_s is None and self.verifier.is_quick:
+        characters = len(answer if isinstance(answer, str) else answer.text) + len(prompt or "")
+        if self.verifier_timeout_s is None and self.verifier.is_quick and characters <= _INLINE_CHARACTERS:
             return float(self.verifier.win_rate([answer], [prompt])[0])
         if self.verifier_timeout_s is not None:
             self._check_verifier()
