@@ -9,7 +9,7 @@ call charged, at 20 to 80 % of the way from all-weak to all-strong, against rout
 - `cascade`: the weak model answers every prompt, the verifier escalates;
 - `both cuts`: `calibrate_escalation` on four folds, its cuts applied to the fifth;
 - `prompt alone`: `fit_router` on the same labels in the same folds (GSM8K, AlpacaEval); WildBench comes without its
-  prompts, there it is a random choice.
+  prompts, there it is the straight line between the two models.
 
 Prices are those of the package genai-prices, tokens are characters / 4. WildBench holds neither prompts nor the strong
 answers, so a call there costs the price of a token; where the weak model's is not listed, or not the lower one, there
@@ -112,7 +112,7 @@ def usd(model: str, prompts: list[str], answers: list[str]) -> np.ndarray:
 def prompt_win_rates(rows: Rows, seed: int, base: str) -> np.ndarray:
     """Held out, in five folds over the prompts."""
     if rows.prompts is None:
-        return np.random.default_rng(seed).random(len(rows.answers))
+        return np.full(len(rows.answers), 0.5)
     _, member = np.unique(rows.prompts, return_inverse=True)
     folds = np.random.default_rng(seed).permutation(np.arange(member.max() + 1) % 5)[member]
     found = np.zeros(len(folds))
@@ -170,7 +170,10 @@ def cost_table(rows: Rows, prompt: np.ndarray, answer: np.ndarray, seed: int) ->
 
     def figures(drawn: np.ndarray) -> dict[float, list[float]]:
         low, high = (drawn @ rows.weak_usd) / drawn.sum(), (drawn @ rows.strong_usd) / drawn.sum()
-        alone = curve(by_prompt, rows.weak_usd, rows.strong_usd - rows.weak_usd, rows, drawn)
+        if rows.prompts is None:
+            alone = np.array([low, high]), np.array([drawn @ rows.weak, drawn @ rows.strong]) / drawn.sum()
+        else:
+            alone = curve(by_prompt, rows.weak_usd, rows.strong_usd - rows.weak_usd, rows, drawn)
         cascade = curve(by_answer, rows.weak_usd, rows.strong_usd, rows, drawn)
         found = {}
         for part in PARTS:

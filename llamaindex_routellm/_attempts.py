@@ -43,8 +43,6 @@ class Attempts:
         self.call = OpenCall(current_call.get(), self.route, current_span())
         if self.listens:
             listen()
-        if self._pins is not None and decision.reason != "forced":
-            self._pins.setdefault(caller, decision.route)
         announce(decision, self.call)
 
     @property

@@ -22,6 +22,7 @@ __all__ = ["Backends", "as_function_calling", "checked_models", "checked_utility
 
 _UTILITY = ""  # no route has an empty name
 _PAUSE_S = 30.0  # for which a server that could not say what it runs is not asked again
+_clock = time.monotonic
 _logger = logging.getLogger("routellm_core.llama_index")
 
 
@@ -135,7 +136,7 @@ class Backends:
         A call to it will find out too, and another route may then answer.
         """
         llm = self[name]
-        if self._silent_until.get(name, 0.0) > time.monotonic():
+        if self._silent_until.get(name, 0.0) > _clock():
             return None
         try:
             return llm.metadata
@@ -143,7 +144,7 @@ class Backends:
             if not may_fall_back(error):
                 raise
             _logger.warning("route %r does not say what its model can do: %s", name, type(error).__name__)
-            self._silent_until[name] = time.monotonic() + _PAUSE_S
+            self._silent_until[name] = _clock() + _PAUSE_S
             return None
 
     def told(self, name: str) -> LLMMetadata:

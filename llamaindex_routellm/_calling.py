@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Generator, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 from llama_index.core.base.llms.types import ChatMessage
@@ -18,6 +18,7 @@ from llamaindex_routellm._portable import portable
 from llamaindex_routellm._scopes import current_pins, forced_route
 from llamaindex_routellm._scoring import scoring
 from routellm_core.policy import RouteRequest, RoutingPolicy, Turns
+from routellm_core.types import Decision
 
 __all__ = ["RECORD_KEY", "Caller", "Question"]
 
@@ -175,7 +176,7 @@ class Caller:
         request = self._request(question, self._size(question))
         with scoring(self.policy):
             decision = self.policy.decide([request])[0]
-        return Attempts(self, question, request, decision)
+        return Attempts(self, question, *self._pinned(request, decision))
 
     async def _aattempts(self, question: Question) -> Attempts:
         await _turns.take()
@@ -187,7 +188,7 @@ class Caller:
         request = self._request(question, size)
         with scoring(self.policy):
             decision = (await self.policy.adecide([request]))[0]
-        return Attempts(self, question, request, decision)
+        return Attempts(self, question, *self._pinned(request, decision))
 
     def _size(self, question: Question) -> Size | None:
         if self.capability.context_policy == "min":  # what every backend can hold was packed
@@ -208,6 +209,16 @@ class Caller:
             conversation=self.ledger.conversation(question.messages()) if conversation else None,
             capable=self.capability.check(question.must_call_tools, size),
         )
+
+    def _pinned(self, request: RouteRequest, decision: Decision) -> tuple[RouteRequest, Decision]:
+        """The decision, or that of a call at the same time which was the first of its scope after all."""
+        pins = current_pins()
+        if pins is not None and decision.reason != "forced":
+            first = pins.setdefault(self, decision.route)
+            if request.pinned is None and first != decision.route:
+                request = replace(request, pinned=first)
+                decision = self.policy.decide([request])[0]  # nothing is scored for it
+        return request, decision
 
     @property
     def keeps_conversation(self) -> bool:

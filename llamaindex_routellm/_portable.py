@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from functools import cached_property
 from typing import Any
@@ -16,6 +17,9 @@ from llamaindex_routellm._text import task_text
 __all__ = ["is_plain", "portable"]
 
 _LEGACY = "tool_calls"  # where integrations left calls before there were blocks for them, and still do
+# what these two take as the id of a tool call; the others take any, so new ones have the strictest form
+_ANTHROPICS_ID = re.compile("[A-Za-z0-9_-]{1,64}")
+_MISTRALS_ID = re.compile("[A-Za-z0-9]{9}")
 _SHOWN = ("image", "audio", "video", "document")
 
 
@@ -42,7 +46,7 @@ def portable(messages: Sequence[ChatMessage], route: str, backend: LLM, ledger: 
     reader = _Reader(backend)
     seen: list[ChatMessage] = []
     task = ""
-    given: dict[str, list[str]] = {}  # the newest answer's new ids, by tool
+    given: dict[str, list[str]] = {}  # the newest answer's new ids, by what its results say
     for i, message in enumerate(messages):
         if message.role == MessageRole.ASSISTANT:
             given = {}
@@ -50,7 +54,7 @@ def portable(messages: Sequence[ChatMessage], route: str, backend: LLM, ledger: 
                 origin = ledger.origin(task, message)
                 if origin != route:
                     message = reader.seen(message, is_foreign=origin is not None)  # noqa: PLW2901
-                    message, given = _with_ids(message, i)  # noqa: PLW2901
+                    message, given = reader.with_ids(message, i)  # noqa: PLW2901
                     if not message.blocks and not message.additional_kwargs:  # nobody saw any of it
                         continue
         elif given and message.role in TOOL_ROLES:
@@ -85,11 +89,38 @@ class _Reader:
     def _wants_signatures(self) -> bool:
         return "anthropic" in self._name or "bedrock" in self._name
 
+    @cached_property
+    def _id_form(self) -> re.Pattern[str] | None:
+        if self._wants_signatures:
+            return _ANTHROPICS_ID
+        return _MISTRALS_ID if "mistral" in self._name else None
+
     def seen(self, message: ChatMessage, *, is_foreign: bool) -> ChatMessage:
         """An answer of another route, or of an unknown one."""
         if is_foreign:
             return _rewritten(message)
         return message if self._is_router else self._readable(message)
+
+    def with_ids(self, message: ChatMessage, position: int) -> tuple[ChatMessage, dict[str, list[str]]]:
+        """The answer with an id on each tool call that this client can take, and the new ids by the old or the tool."""
+        ids = [block.tool_call_id for block in message.blocks if isinstance(block, ToolCallBlock)]
+        given: dict[str, list[str]] = {}
+        blocks: list[Any] = []
+        for block in message.blocks:
+            # some servers number every call "0"
+            if isinstance(block, ToolCallBlock) and (
+                ids.count(block.tool_call_id) > 1 or not self._takes_id(block.tool_call_id)
+            ):
+                new = f"c{position % 100_000:05d}{sum(map(len, given.values())) % 1000:03d}"
+                given.setdefault(block.tool_call_id or block.tool_name, []).append(new)
+                block = block.model_copy(update={"tool_call_id": new})  # noqa: PLW2901
+            blocks.append(block)
+        return (message.model_copy(update={"blocks": blocks}), given) if given else (message, given)
+
+    def _takes_id(self, tool_call_id: str | None) -> bool:
+        if not tool_call_id or self._id_form is None:
+            return bool(tool_call_id)
+        return self._id_form.fullmatch(tool_call_id) is not None
 
     def _readable(self, message: ChatMessage) -> ChatMessage:
         calls = any(isinstance(block, ToolCallBlock) for block in message.blocks)
@@ -137,25 +168,11 @@ def _with_parsed_arguments(block: ToolCallBlock) -> ToolCallBlock:
     return block.model_copy(update={"tool_kwargs": arguments if isinstance(arguments, dict) else {}})
 
 
-def _with_ids(message: ChatMessage, position: int) -> tuple[ChatMessage, dict[str, list[str]]]:
-    """The answer with an id on each tool call, and the ids that were missing."""
-    given: dict[str, list[str]] = {}
-    blocks: list[Any] = []
-    for block in message.blocks:
-        if isinstance(block, ToolCallBlock) and not block.tool_call_id:
-            # the strictest provider wants nine letters or digits
-            new = f"c{position % 100_000:05d}{sum(map(len, given.values())) % 1000:03d}"
-            given.setdefault(block.tool_name, []).append(new)
-            block = block.model_copy(update={"tool_call_id": new})  # noqa: PLW2901
-        blocks.append(block)
-    return (message.model_copy(update={"blocks": blocks}), given) if given else (message, given)
-
-
 def _answering(message: ChatMessage, given: dict[str, list[str]]) -> ChatMessage:
     """A tool's result with the id that its call was given; without one it names its tool, or nothing."""
     extra = message.additional_kwargs
     name = extra.get("tool_call_id") or extra.get("name")
-    ids = given.get(name) if name else next((ids for ids in given.values() if ids), None)
+    ids = given.get(name) if isinstance(name, str) else next((ids for ids in given.values() if ids), None)
     if not ids:
         return message
     return message.model_copy(update={"additional_kwargs": {**extra, "tool_call_id": ids.pop(0)}})

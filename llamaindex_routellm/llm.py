@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import inspect
 from collections.abc import AsyncGenerator, Generator, Mapping, Sequence
 from pathlib import Path
@@ -233,7 +234,8 @@ class RouteLLM(FunctionCallingLLM):
     @model_serializer(mode="wrap")
     def custom_model_dump(self, handler: Any, info: Any) -> dict[str, Any]:
         """Settings only; `RouteLLM.from_dict(dump, models=..., router=...)` restores."""
-        return {**self._settings(), "class_name": self.class_name()}
+        own = {name: value for name, value in handler(self).items() if name in self._own_fields()}
+        return {**own, **self._settings(), "class_name": self.class_name()}
 
     def _settings(self) -> dict[str, Any]:
         settings = {
@@ -333,9 +335,8 @@ class RouteLLM(FunctionCallingLLM):
         question = template_question(prompt, arguments)
         if question is None:
             return self._asked(prompt.format_messages(llm=self, **arguments))
-        return Question(
-            question, lambda: prompt.format_messages(llm=self, **arguments), is_template=True, route=self._route
-        )
+        filled = functools.cache(lambda: prompt.format_messages(llm=self, **arguments))  # may call functions of its own
+        return Question(question, filled, is_template=True, route=self._route)
 
     def _asked_tools(
         self,

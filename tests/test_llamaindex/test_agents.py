@@ -129,6 +129,20 @@ def test_tool_calls_in_the_older_form_are_recognised_too(kit: Any):
     assert ledger.tool_loop([kit.user("q"), legacy]) is None and ledger.tool_loop([]) is None
 
 
+def test_a_tool_result_that_no_call_belongs_to_is_answered_like_any_other_call(kit: Any):
+    p = kit.pair()
+    for extra in ({}, {"tool_call_id": "never given"}, {"tool_call_id": ["not", "an id"]}):
+        result = ChatMessage(role="tool", content="3", additional_kwargs=extra)
+        for history in ([result], [kit.user(kit.EASY), result]):
+            assert p.llm.chat(history).additional_kwargs["routellm"]["reason"] in ("score", "no_text")
+
+
+def test_arguments_of_tool_methods_may_be_given_by_position_as_the_base_class_takes_them(kit: Any):
+    p = kit.pair()
+    answer = p.llm.chat_with_tools([kit.ADD], kit.EASY, [], False, True)
+    assert answer.additional_kwargs["routellm"]["route"] == "weak"
+
+
 def test_equal_call_ids_of_different_tasks_are_not_confused(kit: Any):
     made = kit.pair(kit.ScriptedRouter(lambda text: 0.1), fallback="any")
     made.weak.script = [kit.call("look", {"q": "x"})]

@@ -132,6 +132,19 @@ def test_the_schemas_of_tools_take_room_too(kit: Any):
     assert record(made.llm.chat_with_tools([described], user_msg=kit.EASY)) == ("strong", "capability")
 
 
+def test_the_arguments_of_earlier_tool_calls_take_room_too(kit: Any):
+    # 2,000 lines of code that an agent wrote: more than the 300 tokens that the weak window of 400 leaves
+    p = kit.pair(
+        context_policy="escalate",
+        stickiness="none",
+        weak=kit.Fake(tag="weak", window=400, out=100),
+        strong=kit.Fake(tag="strong", window=100_000),
+    )
+    history = [kit.user(kit.EASY), kit.call("run", {"code": "x = 1\n" * 2000}), kit.assistant("done")]
+
+    assert p.llm.chat([*history, kit.user(kit.EASY)]).additional_kwargs["routellm"]["reason"] == "capability"
+
+
 def test_what_fits_nowhere_and_what_is_forced_is_left_to_the_provider(kit: Any):
     tight = {"window": 300, "out": 200}
     made = kit.pair(0.1, weak=kit.Fake(tag="weak", **tight), strong=kit.Fake(**tight), context_policy="escalate")

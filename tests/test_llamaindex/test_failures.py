@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import logging
 import threading
+import weakref
 from typing import Any
 
 import pytest
@@ -24,6 +26,15 @@ class Refused(Exception):
     status_code = 401
 
 
+@pytest.fixture
+def uncollected() -> Any:
+    """What only the garbage collector would free is not freed."""
+    gc.collect()
+    gc.disable()
+    yield
+    gc.enable()
+
+
 # -- fallback
 def test_nothing_falls_back_unless_asked(kit: Any):
     made = kit.pair(weak=kit.Fake(fail=DOWN))
@@ -32,6 +43,29 @@ def test_nothing_falls_back_unless_asked(kit: Any):
             ask()
         assert taken == []  # nobody answered
     assert made.strong.hits == 0
+
+
+@pytest.mark.parametrize("fallback", ["none", "any"])
+def test_a_prompt_is_freed_with_the_error_of_its_call(fallback: str, uncollected: Any, kit: Any):
+    class Text(str):
+        """A str that says when it is gone."""
+
+    class Down(kit.Fake):
+        def chat(self, messages: Any, **kwargs: Any) -> Any:
+            raise ConnectionError("down")  # a new one each time, which holds the frames that it passes
+
+    llm = kit.pair(strong=Down(), weak=Down(), fallback=fallback).llm
+
+    def ask() -> Any:
+        message = kit.user(kit.EASY)
+        message.blocks[0].text = text = Text(kit.EASY)
+        with pytest.raises(ConnectionError):
+            llm.chat([message])
+        return weakref.ref(text)
+
+    gone = ask()
+
+    assert gone() is None
 
 
 @pytest.mark.parametrize("on_open", [False, True])
@@ -378,3 +412,15 @@ async def test_no_prompt_answer_or_key_is_in_a_record_an_event_or_a_log_line(kit
         assert not [text for text in shown if secret in text or "sk-" in text]
     ours = [r for r in caplog.records if r.name.startswith(("routellm_core", "llamaindex_routellm"))]
     assert ours and not [r for r in ours if secret in r.getMessage()]
+
+
+# -- calls at the same time
+async def test_calls_at_once_in_a_pinned_scope_all_go_where_the_first_decision_went(kit: Any):
+    scores = iter([0.1, 0.9, 0.9, 0.1])  # of a judge that changes its mind
+    made = kit.pair(kit.ScriptedRouter(lambda text: next(scores), is_quick=False))
+    with pinned():
+        answers = await asyncio.gather(*(made.llm.achat([kit.user(kit.EASY)]) for _ in range(4)))
+    records = [answer.additional_kwargs["routellm"] for answer in answers]
+    assert len({record["route"] for record in records}) == 1
+    assert next(scores, None) is None, "all were asked before any was answered"
+    assert {record["reason"] for record in records} == {"score", "pinned"}

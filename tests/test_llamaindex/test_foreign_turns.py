@@ -125,6 +125,40 @@ def test_missing_ids_are_filled_in_on_calls_and_on_their_results_in_order():
     assert shown(history, "openai_llm") == seen  # again and again the same, so that caches of prompts hold
 
 
+@pytest.mark.parametrize("by", ["weak", None])
+@pytest.mark.parametrize("to", ["openai_llm", "Anthropic_LLM", "Ollama_llm"])
+def test_parallel_calls_that_a_server_gave_one_id_are_told_apart(to: str, by: str | None):
+    history = [
+        QUESTION,
+        calls(("0", "look", {"q": "a"}), ("1", "add", {}), ("0", "look", {"q": "b"})),
+        result("first look", tool_call_id="0"),
+        result("sum", tool_call_id="1"),
+        result("second look", tool_call_id="0"),
+    ]
+    seen = shown(history, to, by=by)
+    a, add, b = [block.tool_call_id for block in seen[1].blocks if isinstance(block, ToolCallBlock)]
+    assert len({a, add, b}) == 3 and add == "1"
+    assert [message.additional_kwargs["tool_call_id"] for message in seen[2:]] == [a, add, b]
+    assert shown(history, to, route="weak", by="weak")[1] is history[1]  # the server itself knows them
+
+
+@pytest.mark.parametrize(
+    ("to", "id", "kept"),
+    [
+        ("MistralAI_LLM", "call_abcdefghijkl", False),  # nine letters or digits
+        ("MistralAI_LLM", "a1B2c3D4e", True),
+        ("Anthropic_LLM", "functions.look:0", False),  # letters, digits, _ and -
+        ("Anthropic_LLM", "call_a-1", True),
+        ("openai_llm", "functions.look:0", True),
+    ],
+)
+def test_an_id_that_the_client_would_be_refused_for_is_replaced(to: str, id: str, kept: bool):
+    seen = shown([QUESTION, calls((id, "look", {})), result("rain", tool_call_id=id)], to)
+    [call] = [block for block in seen[1].blocks if isinstance(block, ToolCallBlock)]
+    assert call.tool_call_id == seen[2].additional_kwargs["tool_call_id"]
+    assert (call.tool_call_id == id) is kept
+
+
 def test_an_answer_of_thinking_alone_is_left_out():
     history = [QUESTION, calls(("call_1", "look", {})), result("rain", tool_call_id="call_1"), answer(thinking())]
     assert [message.role.value for message in shown(history, "Anthropic_LLM")] == ["user", "assistant", "tool"]
@@ -158,6 +192,20 @@ def test_of_an_unknown_answer_only_that_is_taken_which_the_client_cannot_read():
     assert seen("Anthropic_LLM") == answer(call)
     signed = answer(thinking("signed"), TextBlock(text="Rain."))
     assert [seen(to, signed) is signed for to in ("openai_llm", "Ollama_llm", "Anthropic_LLM")] == [True] * 3
+
+
+def test_a_client_is_known_by_what_it_descends_from_whatever_it_calls_itself():
+    class OpenAILike(Named): ...
+
+    class Groq(OpenAILike): ...
+
+    class RouteLLM(Named): ...
+
+    class OurTeams(RouteLLM): ...
+
+    history = [QUESTION, calls(("call_1", "look", '{"q": 1}'), tool_calls=LEGACY)]
+    for backend in (Groq("Groq_LLM"), OurTeams("OurTeams")):
+        assert portable(history, "weak", backend, AnswerLedger())[1] is history[1]  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("to", ["openai_llm", "Ollama_llm", "Anthropic_LLM"])

@@ -370,6 +370,17 @@ def test_a_short_question_with_no_history_is_scored_alone_whatever_template_pack
     assert {text for prompts in made.router.calls for text in prompts} == {short}
 
 
+def test_a_function_in_a_template_is_not_called_again_and_again(kit: Any):
+    called = []
+    prompt = PromptTemplate(
+        "{examples} {query_str}", function_mappings={"examples": lambda **kwargs: called.append(1) or "some"}
+    )
+    kit.pair().llm.predict(prompt, query_str=kit.EASY)
+    assert len(called) == 1  # by the backend, as without a router
+    kit.pair(context_policy="escalate", stickiness="conversation").llm.predict(prompt, query_str=kit.EASY)
+    assert len(called) == 3  # and once to see how long it is and who spoke
+
+
 def test_a_short_follow_up_in_a_template_is_scored_with_the_history_before_it(kit: Any):
     made = kit.pair()
     history = [
