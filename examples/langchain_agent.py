@@ -1,6 +1,6 @@
 """An agent with tools: each turn is routed once, and its tool loop stays with the model that began it.
 
-pip install 'routellm-integrations[langchain,prices]' langchain-openai
+pip install '.[langchain,prices]' langchain-openai    # in a clone
 python examples/langchain_agent.py
 """
 

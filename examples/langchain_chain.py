@@ -1,6 +1,6 @@
 """A chain whose model is chosen per question: prompt | ChatRouteLLM | parser.
 
-pip install 'routellm-integrations[langchain,prices]' langchain-openai
+pip install '.[langchain,prices]' langchain-openai    # in a clone
 python examples/langchain_chain.py
 """
 

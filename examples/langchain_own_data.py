@@ -1,6 +1,6 @@
 """Calibrating on your own prompts: the threshold that sends the wanted share of them to the strong model.
 
-pip install 'routellm-integrations[langchain,prices]' langchain-openai
+pip install '.[langchain,prices]' langchain-openai    # in a clone
 python examples/langchain_own_data.py
 """
 

@@ -1,6 +1,6 @@
 """Answering from documents: the question decides which model answers, not the context around it.
 
-pip install 'routellm-integrations[langchain,prices]' langchain-openai
+pip install '.[langchain,prices]' langchain-openai    # in a clone
 python examples/langchain_rag.py
 """
 

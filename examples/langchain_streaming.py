@@ -1,6 +1,6 @@
 """Streaming to a terminal, token by token; the first chunk says which model is speaking.
 
-pip install 'routellm-integrations[langchain,prices]' langchain-openai
+pip install '.[langchain,prices]' langchain-openai    # in a clone
 python examples/langchain_streaming.py
 """
 

@@ -1,6 +1,6 @@
 """Structured output: the chosen model fills the schema in its own way.
 
-pip install 'routellm-integrations[langchain,prices]' langchain-openai
+pip install '.[langchain,prices]' langchain-openai    # in a clone
 python examples/langchain_structured_output.py
 """
 

@@ -1,6 +1,6 @@
 """More than two models: any number of routes, weakest first, with one cut between each two.
 
-pip install 'routellm-integrations[langchain,prices]' langchain-openai
+pip install '.[langchain,prices]' langchain-openai    # in a clone
 python examples/langchain_three_models.py
 """
 

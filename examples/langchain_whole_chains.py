@@ -1,6 +1,6 @@
 """Choosing between whole chains, not only models: RouterRunnable, a branch that is picked by a score.
 
-pip install 'routellm-integrations[langchain,prices]' langchain-openai
+pip install '.[langchain,prices]' langchain-openai    # in a clone
 python examples/langchain_whole_chains.py
 """
 

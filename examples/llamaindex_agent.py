@@ -1,6 +1,6 @@
 """An agent with tools: each task is routed once, and its tool loop stays with the model that began it.
 
-pip install 'routellm-integrations[llama-index,prices]' llama-index-llms-openai-like
+pip install '.[llama-index,prices]' llama-index-llms-openai-like    # in a clone
 python examples/llamaindex_agent.py
 """
 

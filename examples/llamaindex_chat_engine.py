@@ -1,6 +1,6 @@
 """A chat over documents, with memory: answers are routed by their question; rewriting follow-ups is left to the weak.
 
-pip install 'routellm-integrations[llama-index,prices]' llama-index-llms-openai-like
+pip install '.[llama-index,prices]' llama-index-llms-openai-like    # in a clone
 python examples/llamaindex_chat_engine.py
 """
 

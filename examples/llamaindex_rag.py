@@ -1,6 +1,6 @@
 """Answering from a folder of documents: the question decides which model answers, not the context around it.
 
-pip install 'routellm-integrations[llama-index,prices]' llama-index-llms-openai-like
+pip install '.[llama-index,prices]' llama-index-llms-openai-like    # in a clone
 python examples/llamaindex_rag.py
 """
 

@@ -1,6 +1,6 @@
 """Two query engines, a quick one and a thorough one: the question decides which of them is worth asking.
 
-pip install 'routellm-integrations[llama-index,prices]' llama-index-llms-openai-like
+pip install '.[llama-index,prices]' llama-index-llms-openai-like    # in a clone
 python examples/llamaindex_selector.py
 """
 

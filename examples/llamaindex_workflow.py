@@ -1,6 +1,6 @@
 """A workflow of one's own: a draft, a review and its tokens as they come; each step is routed by what it asks.
 
-pip install 'routellm-integrations[llama-index,prices]' llama-index-llms-openai-like
+pip install '.[llama-index,prices]' llama-index-llms-openai-like    # in a clone
 python examples/llamaindex_workflow.py
 """
 

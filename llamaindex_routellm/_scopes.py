@@ -9,12 +9,14 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 from contextvars import ContextVar
+from typing import TypeVar
 
 __all__ = [
     "current_pins",
     "current_query",
     "force_route",
     "forced_route",
+    "holding",
     "pinned",
     "query_scope",
     "query_stack",
@@ -22,11 +24,25 @@ __all__ = [
     "unsteered",
 ]
 
+T = TypeVar("T")
+
 _forced: ContextVar[str | None] = ContextVar("llamaindex_routellm_forced", default=None)
 _pins: ContextVar[dict[object, str] | None] = ContextVar("llamaindex_routellm_pins", default=None)
 
 query_stack: ContextVar[tuple[tuple[str | None, str], ...]] = ContextVar("llamaindex_routellm_query", default=())
 """Questions in force, innermost last, each with the span that set it (None: `query_scope` did)."""
+
+
+@contextlib.contextmanager
+def holding(variable: ContextVar[T], value: T) -> Iterator[None]:
+    """Give a context variable this value inside."""
+    token = variable.set(value)
+    try:
+        yield
+    finally:
+        # a generator that is left early, such as a streamed web response, is closed in another context
+        with contextlib.suppress(ValueError):
+            variable.reset(token)
 
 
 @contextlib.contextmanager
@@ -46,11 +62,8 @@ def force_route(name: str) -> Iterator[None]:
         >>> with force_route("strong"):
         ...     llm.complete("hi")
     """
-    token = _forced.set(name)
-    try:
+    with holding(_forced, name):
         yield
-    finally:
-        _forced.reset(token)
 
 
 @contextlib.contextmanager
@@ -65,11 +78,8 @@ def pinned() -> Iterator[None]:
         >>> await handler
     """
     # one mapping for the scope, shared by reference: tasks started inside read and write the same pins
-    token = _pins.set({})
-    try:
+    with holding(_pins, {}):
         yield
-    finally:
-        _pins.reset(token)
 
 
 @contextlib.contextmanager
@@ -86,11 +96,8 @@ def query_scope(text: str) -> Iterator[None]:
         >>> with query_scope(question):
         ...     program(context_str=documents)
     """
-    token = query_stack.set((*query_stack.get(), (None, text)))
-    try:
+    with holding(query_stack, (*query_stack.get(), (None, text))):
         yield
-    finally:
-        query_stack.reset(token)
 
 
 def forced_route() -> str | None:
@@ -117,10 +124,5 @@ def scope_query() -> str | None:
 @contextlib.contextmanager
 def unsteered() -> Iterator[None]:
     """No scope from outside reaches in: an LLM that scores is not what the caller meant to steer."""
-    forced, pins, query = _forced.set(None), _pins.set(None), query_stack.set(())
-    try:
+    with holding(_forced, None), holding(_pins, None), holding(query_stack, ()):
         yield
-    finally:
-        query_stack.reset(query)
-        _pins.reset(pins)
-        _forced.reset(forced)

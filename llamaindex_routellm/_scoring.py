@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from llama_index.core.instrumentation.dispatcher import active_instrument_tags  # type: ignore[attr-defined] # re-exported silently
 
 from llamaindex_routellm._open_calls import current_call
-from llamaindex_routellm._scopes import unsteered
+from llamaindex_routellm._scopes import holding, unsteered
 from routellm_core.policy import RoutingPolicy
 
 __all__ = ["SCORING_TAG", "scoring"]
@@ -23,11 +23,6 @@ def scoring(policy: RoutingPolicy) -> Iterator[None]:
     if policy.router.is_quick:  # then it calls no model
         yield
         return
-    tags = active_instrument_tags.set({**active_instrument_tags.get(), **SCORING_TAG})
-    call = current_call.set(None)
-    try:
-        with unsteered():
-            yield
-    finally:
-        current_call.reset(call)
-        active_instrument_tags.reset(tags)
+    tags = {**active_instrument_tags.get(), **SCORING_TAG}
+    with holding(active_instrument_tags, tags), holding(current_call, None), unsteered():
+        yield

@@ -234,7 +234,8 @@ class RouteLLM(FunctionCallingLLM):
     @model_serializer(mode="wrap")
     def custom_model_dump(self, handler: Any, info: Any) -> dict[str, Any]:
         """Settings only; `RouteLLM.from_dict(dump, models=..., router=...)` restores."""
-        own = {name: value for name, value in handler(self).items() if name in self._own_fields()}
+        added = self._own_fields()
+        own = {name: value for name, value in handler(self).items() if name in added} if added else {}
         return {**own, **self._settings(), "class_name": self.class_name()}
 
     def _settings(self) -> dict[str, Any]:

@@ -228,3 +228,32 @@ def test_a_reference_of_few_prompts_is_mentioned(files, tmp_path):
 def test_missing_files_and_columns_are_refused(files, tmp_path):
     assert "No such file" in refused("drift", tmp_path / "none.txt", "--router", "random")
     assert "'prompt'" in refused("drift", files / "prompts.csv", "--router", "random")
+
+
+def test_another_router_in_the_folder_is_not_replaced(tmp_path):
+    from routellm_core import RandomRouter
+
+    RandomRouter(seed=1, name="mine").save(tmp_path / "mine")
+    prompts = tmp_path / "prompts.txt"
+    prompts.write_text("\n".join(f"prompt {i}" for i in range(20)))
+    before = (tmp_path / "mine" / "config.json").read_bytes()
+    run = [str(prompts), "--strong-share", "0.5", "--save", str(tmp_path / "mine")]
+    refused = CliRunner().invoke(app, ["calibrate", *run])
+    assert "holds another router ('mine', kind 'random')" in str(refused.exception)
+    assert (tmp_path / "mine" / "config.json").read_bytes() == before
+    assert CliRunner().invoke(app, ["calibrate", *run, "--router", str(tmp_path / "mine")]).exit_code == 0
+    assert CliRunner().invoke(app, ["calibrate", *run, "--router", str(tmp_path / "mine")]).exit_code == 0
+
+
+def test_no_quality_is_guaranteed_on_assumed_scores(tmp_path):
+    rows = [
+        {"prompt": f"p{i}", "strong_score": 1.0, "weak_score": float(i % 2), "strong_assumed": i % 2 == 1}
+        for i in range(40)
+    ]
+    path = tmp_path / "gold.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    refused = CliRunner().invoke(app, ["calibrate", str(path), "--quality-floor", "0.9"])
+    assert "20 of the strong scores are assumed" in str(refused.exception)
+    assert CliRunner().invoke(app, ["calibrate", str(path), "--strong-share", "0.5"]).exit_code == 0
+    shown = CliRunner().invoke(app, ["evaluate", str(path)], env={"COLUMNS": "200"})
+    assert "20 strong scores are assumed" in shown.stdout

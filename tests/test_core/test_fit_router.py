@@ -108,7 +108,7 @@ def test_with_few_labels_the_base_router_decides():
 
 
 # -- metadata
-def test_metadata_is_learned_from_and_unknown_values_count_as_nothing():
+def test_metadata_is_learned_from_and_unknown_values_count_as_nothing(caplog):
     rng = np.random.default_rng(0)
     prompts = [f"please help me with item {rng.integers(10_000)}" for _ in range(300)]
     tier = rng.choice(["free", "paid"], 300)
@@ -119,6 +119,12 @@ def test_metadata_is_learned_from_and_unknown_values_count_as_nothing():
     assert result.apgr > 0.72  # .75 is the best
     router = result.router
     same = ["please help me with item 7"] * 4
+    with caplog.at_level("WARNING"):
+        router.win_rate(same), router.win_rate(same)
+    assert [record.message for record in caplog.records if "without it" in record.message] == [
+        "router 'fitted' was fitted with metadata (tier) and scores without it, which is worse than a fit without: "
+        "adapters and policies pass none on"
+    ]
     free, paid, unknown, none = router.win_rate(same, metadata={"tier": ["free", "paid", "vip", None]})
     assert free < unknown == none < paid
     assert router.win_rate(same[:1])[0] == unknown == router.win_rate(same[:1], metadata={})[0]

@@ -53,6 +53,19 @@ def test_prices_may_come_from_the_price_list():
     assert saving.usd == 0.0 and saving.all_strong_usd > 0.0 and saving.fraction == 1.0
 
 
+def test_strong_is_compared_with_wherever_it_stands_and_else_the_last_one():
+    with collect_decisions() as decisions:
+        answered("weak", (1_000_000, 0))
+    assert decisions.saving(dict(reversed(PRICES.items()))).all_strong_usd == pytest.approx(10.0)
+    assert decisions.saving({"weak": (1.0, 1.0), "large": (3.0, 3.0)}).all_strong_usd == pytest.approx(3.0)
+
+
+def test_small_amounts_are_readable_and_one_answer_is_one():
+    with collect_decisions() as decisions:
+        answered("weak", (10, 0))
+    assert str(decisions.saving(PRICES)) == "$0.00001 instead of $0.0001 for 1 answer, 90% saved"
+
+
 def test_the_route_to_compare_with_can_be_named():
     with collect_decisions() as decisions:
         answered("weak", (1_000_000, 0))
@@ -68,8 +81,9 @@ def test_what_is_free_has_no_fraction_and_no_answers_have_no_share():
 @pytest.mark.parametrize(
     ("prices", "message"),
     [
-        ({}, "empty"),
-        ({"strong": (1, 1)}, "missing: weak"),
+        ({}, "it has none"),
+        ({"weak": (1, 1)}, "it has weak"),
+        ({"mid": (1, 1), "strong": (1, 1)}, "missing: weak"),
         ({"weak": (1.0,), "strong": (1, 1)}, "a price is"),
         ({"weak": (1.0, math.nan), "strong": (1, 1)}, "a price is"),
         ({"weak": (-1.0, 1.0), "strong": (1, 1)}, "a price is"),

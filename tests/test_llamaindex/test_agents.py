@@ -16,7 +16,7 @@ from llama_index.core.tools import QueryEngineTool
 from llama_index.core.workflow import Event, StartEvent, StopEvent, Workflow, step
 from pydantic import BaseModel
 
-from llamaindex_routellm import RouteLLM, _ledger, force_route, pinned
+from llamaindex_routellm import RouteLLM, _ledger, force_route, pinned, query_scope
 from llamaindex_routellm._text import task_messages
 from routellm_core import collect_decisions
 from routellm_core.errors import ConfigurationError
@@ -370,6 +370,22 @@ async def test_concurrent_tasks_do_not_share_scopes(kit: Any):
     asked = [(kit.HARD, None), (kit.EASY, None), (kit.HARD, "weak"), (kit.EASY, "strong")] * 5
     got = await asyncio.gather(*(ask(*each) for each in asked))
     assert [answer.split()[0] for answer in got] == ["strong", "weak", "weak", "strong"] * 5
+
+
+@pytest.mark.parametrize("scope", [lambda: force_route("strong"), pinned, lambda: query_scope("Prove it")])
+async def test_a_scope_in_a_generator_that_is_closed_elsewhere_ends_without_a_complaint(scope: Any, kit: Any):
+    async def anext_of(stream: Any) -> Any:
+        return await stream.__anext__()
+
+    async def streamed() -> Any:  # as a web framework reads it, and leaves it when the client goes away
+        with scope():
+            yield "a"
+            yield "b"
+
+    stream = streamed()
+    assert await asyncio.create_task(anext_of(stream)) == "a"
+    await asyncio.create_task(stream.aclose())
+    assert kit.pair().llm.complete(kit.EASY).additional_kwargs["routellm"]["reason"] == "score"
 
 
 def test_a_new_thread_does_not_inherit_a_scope_and_does_not_leak_one(kit: Any):

@@ -14,6 +14,7 @@ from routellm_core.errors import ConfigurationError, DataError
 
 if TYPE_CHECKING:
     from routellm_core.calibration import Budget, Calibration
+    from routellm_core.routers import Router
 
 __all__ = ["calibrate", "read_prompts_of", "recorded_win_rates"]
 
@@ -106,6 +107,8 @@ def calibrate(
     from routellm_core.routers import load_router
 
     loaded = load_router(router, encoder=encoder)
+    if save is not None:
+        _check_same_router(loaded, save)
     win_rates = recorded_win_rates(file, loaded.name) if recorded else loaded.win_rate(sample.prompts)
     with in_words_of_options():
         result = calibrated(
@@ -136,6 +139,26 @@ def calibrate(
         typer.echo(line)
     if save is not None:
         typer.echo(f"saved: {save}", err=True)
+
+
+def _check_same_router(loaded: Router, folder: Path) -> None:
+    """A calibration may replace an older one, not another router.
+
+    Raises:
+        ConfigurationError: The folder holds a router of another kind or name.
+    """
+    from routellm_core.persistence import CONFIG, check_replaceable, read_config
+
+    check_replaceable(folder)
+    if not (folder / CONFIG).exists():
+        return
+    config = read_config(folder)
+    there = config.get("kind"), config.get("name")
+    if there != (loaded.kind, loaded.name):
+        raise ConfigurationError(
+            f"{folder} holds another router ({there[1]!r}, kind {there[0]!r}), which would be lost: give --router "
+            f"{folder} to calibrate that one, or another --save"
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -202,6 +225,11 @@ def _read(
     from routellm_core.evaluation import read_evaluation_set
 
     data = read_evaluation_set(source, name=file, strong=strong, weak=weak, score_range=score_range)
+    if labels_needed and data.n_assumed:
+        raise ConfigurationError(
+            f"{file}: {data.n_assumed:,} of the strong scores are assumed (augment gold --weak-first), and no quality "
+            "can be guaranteed on them; label without --weak-first"
+        )
     if score_range is None and data.scores.max() > 1:
         raise ConfigurationError(
             f"{file}: scores reach {data.scores.max():g}; give --score-range LOWEST HIGHEST of the scale, on which the "

@@ -188,10 +188,13 @@ def percent(share: float | None) -> str:
 
 def left_out(data: EvaluationSet) -> str:
     """How many rows and prompts of a file do not count, to be added to a sentence; may be empty."""
-    contaminated = f", {data.n_contaminated} contaminated ones dropped" if data.n_contaminated else ""
-    return contaminated + (
-        f", {data.n_incomplete:,} left out that lack a score of one of the two models" if data.n_incomplete else ""
-    )
+    parts = [
+        f", {data.n_contaminated} contaminated ones dropped" if data.n_contaminated else "",
+        f", {data.n_incomplete:,} left out that lack a score of one of the two models" if data.n_incomplete else "",
+        # the weak model was right there, and where only it is right nobody has looked
+        f"; mind: {data.n_assumed:,} strong scores are assumed, the quality is too good" if data.n_assumed else "",
+    ]
+    return "".join(parts)
 
 
 def _print_table(evaluation: Evaluation) -> None:

@@ -39,6 +39,8 @@ _OF_ANSWERS = (
     "score", "cost", "cost_usd", "input_tokens", "prompt_tokens", "output_tokens", "completion_tokens",
 )  # fmt: skip
 _PANDAS_INDEX = re.compile(r"__index_level_\d+__")  # how pandas stores it in Parquet
+ASSUMED = "strong_assumed"
+"""Column that marks strong scores which nobody has seen: the weak model was right, and the strong one was not asked."""
 _TRUE, _FALSE = (True, 1, "true", "1", "yes"), (False, 0, "false", "0", "no", "", None)
 
 
@@ -66,6 +68,7 @@ class Table:
     output_tokens: Floats | None
     n_contaminated: int
     n_incomplete: int
+    n_assumed: int
 
 
 def read_table(
@@ -105,6 +108,7 @@ def read_table(
         output_tokens=beside("_output_tokens", "_completion_tokens"),
         n_contaminated=n_contaminated,
         n_incomplete=n_incomplete,
+        n_assumed=sum(value in _TRUE for value in kept.columns.get(ASSUMED, ())),
     )
 
 

@@ -40,6 +40,8 @@ class EvaluationSet:
         output_tokens: Of the answer, shape (n, N).
         n_contaminated: Rows that were left out because they are marked as contaminated.
         n_incomplete: Prompts that were left out because one of the two models has no score there (long layout only).
+        n_assumed: Prompts whose strong score is assumed (`routellm augment gold --weak-first`): fit for training, not
+            for judging quality.
     """
 
     name: str
@@ -56,6 +58,7 @@ class EvaluationSet:
     output_tokens: Floats | None = field(default=None, repr=False)
     n_contaminated: int = 0
     n_incomplete: int = 0
+    n_assumed: int = 0
 
     def __post_init__(self) -> None:
         n, shape = len(self.prompts), (len(self.prompts), len(self.models))
@@ -230,6 +233,7 @@ def read_evaluation_set(
         output_tokens=table.output_tokens,
         n_contaminated=table.n_contaminated,
         n_incomplete=table.n_incomplete,
+        n_assumed=table.n_assumed,
     )
 
 

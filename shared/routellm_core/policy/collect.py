@@ -9,6 +9,8 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from numbers import Real
 
+import numpy as np
+
 from routellm_core.errors import ConfigurationError
 from routellm_core.prices import cost_usd
 from routellm_core.types import Decision, Usage
@@ -42,10 +44,16 @@ class Saving:
         return 1.0 - self.usd / self.all_strong_usd if self.all_strong_usd > 0.0 else math.nan
 
     def __str__(self) -> str:
-        text = f"${self.usd:.6g} instead of ${self.all_strong_usd:.6g} for {self.answers} answers"
+        text = f"{_money(self.usd)} instead of {_money(self.all_strong_usd)} for {self.answers} answer"
+        text += "" if self.answers == 1 else "s"
         if self.all_strong_usd > 0.0:
             text += f", {self.fraction:.0%} saved"
         return text + (f"; {self.without_usage} without a token count" if self.without_usage else "")
+
+
+def _money(usd: float) -> str:
+    """Three digits, and no exponent: a call may cost a few millionths."""
+    return f"${np.format_float_positional(usd, precision=3, unique=False, fractional=False, trim='-')}"
 
 
 class CollectedDecisions(list[Decision]):
@@ -76,16 +84,18 @@ class CollectedDecisions(list[Decision]):
         Args:
             prices: By route, weakest first: "provider:model" as in the price list (extra `prices`), or a pair of
                 US dollars per million tokens in and out; (0, 0) for a model that runs at home.
-            strong: The route to compare with; None: the last one of `prices`.
+            strong: The route to compare with. None: "strong" if there is such a route, else the last one of `prices`.
 
         Raises:
-            ConfigurationError: A route without a price, or a price that is none.
+            ConfigurationError: A route without a price, a price that is none, or prices of fewer than two routes.
             UnknownKindError: A model without a known price.
             MissingExtraError: The price list is not installed.
         """
-        if not prices:
-            raise ConfigurationError("prices= says what each route costs, weakest first; it is empty")
-        best = list(prices)[-1] if strong is None else strong
+        if len(prices) < 2:
+            raise ConfigurationError(
+                f"prices= says what each route costs, weakest first; it has {', '.join(prices) or 'none'}"
+            )
+        best = ("strong" if "strong" in prices else list(prices)[-1]) if strong is None else strong
         # what took no tokens needs no price: selections between query engines, routers around routers
         priced = {decision.route for decision in self if self.usage_of(decision) is not None}
         missing = sorted({best, *priced} - set(prices))
@@ -135,7 +145,7 @@ def collect_decisions() -> Iterator[CollectedDecisions]:
         >>> decisions.share("strong")
         0.0
         >>> print(decisions.saving({"weak": "openai:gpt-4.1-nano", "strong": "openai:gpt-4.1"}))
-        $4.8e-06 instead of $9.6e-05 for 1 answers, 95% saved
+        $0.0000048 instead of $0.000096 for 1 answer, 95% saved
     """
     collected = CollectedDecisions()
     _collectors.set((*_collectors.get(), collected))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
@@ -15,6 +16,8 @@ from routellm_core.encoders.ngrams import TokenCounts, count_ngrams
 from routellm_core.errors import ConfigurationError, DataError, RouterFormatError, UnknownKindError
 from routellm_core.routers.base import Router, checked_win_rates
 from routellm_core.routers.linear import sigmoid
+
+_logger = logging.getLogger("routellm_core.routers")
 
 __all__ = ["FittedRouter", "Metadata", "metadata_columns", "tokenizing_part"]
 
@@ -102,6 +105,7 @@ class FittedRouter(Router):
             "link": np.asarray(link, dtype=np.float64),
         }
         self._check()
+        self._warned = False
         self._tokenizer = tokenizing_part(encoder)
         self._importance = self.arrays["ngram_importance"].astype(np.float64)
         self.strong, self.weak = strong, weak
@@ -166,6 +170,14 @@ class FittedRouter(Router):
         return count_ngrams(self._tokenizer.tokens(prompts), width=len(self._importance)).weighted(self._importance)
 
     def _score(self, prompts: list[str]) -> NDArray[np.float64]:
+        if self.metadata_values and not self._warned:
+            self._warned = True  # once a router: it may be on a hot path
+            _logger.warning(
+                "router %r was fitted with metadata (%s) and scores without it, which is worse than a fit without: "
+                "adapters and policies pass none on",
+                self.name,
+                ", ".join(self.metadata_values),
+            )
         return self._win_rates(prompts, None)
 
     def _win_rates(self, prompts: list[str], metadata: Metadata | None) -> NDArray[np.float64]:
