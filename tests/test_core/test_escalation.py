@@ -309,11 +309,13 @@ def test_a_calibration_gives_the_policy_its_cuts() -> None:
     assert cascade.escalation_threshold == found.escalation_threshold
 
 
-def test_the_adapters_take_it_as_their_policy() -> None:
-    cascade = policy()
+def test_the_adapters_refuse_it_since_they_would_keep_weak_answers_unverified() -> None:
+    cascade = EscalationPolicy(Says(), Fixed(1.0), escalation_threshold=0.6)  # nothing goes straight to strong
 
     assert isinstance(cascade, RoutingPolicy)
-    assert policy_from(cascade, ("weak", "strong"), {}) is cascade
+    assert cascade.decide([RouteRequest(text="a proof")])[0].route == "weak"
+    with pytest.raises(ConfigurationError, match="keep weak answers unverified"):
+        policy_from(cascade, ("weak", "strong"), {})
 
 
 @pytest.mark.parametrize(

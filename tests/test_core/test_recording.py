@@ -226,6 +226,37 @@ def test_the_summary_the_saving_and_the_training_rows(tmp_path):
     ]
 
 
+def test_feedback_by_route_is_a_table_with_gaps(tmp_path):
+    recording = recorded(
+        tmp_path / "a.jsonl",
+        call(1, prompt="a"),
+        call(2, prompt="a"),  # the same prompt again, to the same route: 1 and 0 make .5
+        call(3, prompt="a", route="strong"),
+        call(4, prompt="b", route="strong"),
+        call(5, prompt="c"),  # without feedback
+        call(6),  # without a prompt
+        call(7, prompt="b", error="TimeoutError"),
+        feedback=[("c1", 1.0), ("c2", 0.0), ("c3", 0.75), ("c4", 0.25), ("c6", 1.0), ("c7", 1.0)],
+    )
+    prompts, scores = recording.scores_by_route()
+    assert prompts == ["a", "b"] and list(scores) == ["strong", "weak"]
+    assert scores["strong"].tolist() == [0.75, 0.25]
+    assert scores["weak"][0] == 0.5 and math.isnan(scores["weak"][1])
+
+
+@pytest.mark.parametrize(
+    ("calls", "message"),
+    [
+        ([call(1)], "record with prompts=True"),
+        ([call(1), call(2, prompt="a")], "no feedback to an answer whose prompt was recorded"),
+        ([call(1, prompt="a")], "all feedback is about the route 'weak'"),
+    ],
+)
+def test_a_recording_that_nothing_can_be_learned_from_says_why(tmp_path, calls, message):
+    with pytest.raises(DataError, match=message):
+        recorded(tmp_path / "a.jsonl", *calls, feedback=[("c1", 1.0)]).scores_by_route()
+
+
 # -- the command line
 @pytest.fixture
 def many(tmp_path):

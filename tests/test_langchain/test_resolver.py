@@ -119,6 +119,7 @@ def test_a_backend_stays_as_it_is() -> None:
 
 @pytest.mark.usefixtures("registered")
 def test_the_framework_can_be_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("llama_index.core")
     monkeypatch.setenv("OPENAI_API_KEY", "none")
     assert isinstance(resolve_backend("openai:gpt-4.1", framework="langchain"), ChatModelBackend)
     assert isinstance(resolve_backend("openai:gpt-4.1"), ChatModelBackend)  # the first by name
@@ -137,6 +138,7 @@ def test_without_a_resolver_the_message_says_what_to_install(monkeypatch: pytest
 
 @pytest.mark.usefixtures("registered")
 def test_a_framework_that_is_not_installed_is_passed_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("llama_index.core")
     monkeypatch.setenv("OPENAI_API_KEY", "none")
     monkeypatch.setitem(sys.modules, "langchain_core", None)  # how an import of something missing fails
     assert type(resolve_backend("openai:gpt-4.1")).__name__ == "LLMBackend"

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from routellm_core.cli.evaluate import Range, in_words_of_options, print_json
-from routellm_core.errors import DataError
+from routellm_core.errors import ConfigurationError, DataError
 from routellm_core.persistence import check_replaceable
 
 __all__ = ["fit"]
@@ -19,11 +19,19 @@ def fit(
     file: Annotated[
         str,
         typer.Argument(
-            help="Prompts with strong_score and weak_score, or one column of scores a model: JSONL, CSV or Parquet.",
+            help="Prompts with strong_score and weak_score, or one column of scores a model: JSONL, CSV or Parquet. "
+            "With --recorded what a recorder wrote.",
             show_default=False,
         ),
     ],
     out: Annotated[Path, typer.Option(help="Folder of the fitted router.", show_default=False)],
+    recorded: Annotated[
+        bool,
+        typer.Option(
+            "--recorded",
+            help="The file holds recorded calls with prompts and feedback (JSONL, SQLite); the routes are the models.",
+        ),
+    ] = False,
     base: Annotated[str, typer.Option(help="Router that serves as prior: 'default', or a folder.")] = "default",
     strong: Annotated[
         str | None, typer.Option(help="Strong model, where there are several. Default: the best on average.")
@@ -47,26 +55,18 @@ def fit(
     """Fit a router to your own labels: prompts, and how good two or more models' answers to them were.
 
     The base router is the prior, so that few labels do no harm. All figures come from 5-fold cross-validation. To
-    choose which prompts to label next: `routellm augment select`.
+    choose which prompts to label next: `routellm augment select`. Feedback to recorded calls (--recorded) says how good
+    the answer of one model was; some twenty scores of each are the least, a few hundred make a difference.
     """
     check_replaceable(out)
-    from routellm_core.evaluation import read_evaluation_set
     from routellm_core.training import fit_router
 
-    with in_words_of_options():
-        data = read_evaluation_set(file, strong=strong, weak=weak, score_range=score_range)
-    if topic and (data.groups is None or data.group_column is None):
-        raise DataError(f"{file} has no column of topics")
-    result = fit_router(
-        data.prompts,
-        scores={model: data.scores[:, i] for i, model in enumerate(data.models)},
-        strong=data.strong,
-        weak=data.weak,
-        base=base,
-        metadata={str(data.group_column): data.groups} if topic and data.groups is not None else None,
-        learning_curve=learning_curve,
-        seed=seed,
+    labels = (
+        _recorded(file, strong, weak, topic=topic, score_range=score_range)
+        if recorded
+        else _labelled(file, strong, weak, topic=topic, score_range=score_range)
     )
+    result = fit_router(**labels, base=base, learning_curve=learning_curve, seed=seed)
     try:
         result.save(out)
     except OSError as error:
@@ -81,6 +81,8 @@ def fit(
             "apgr": result.apgr,
             "apgr_interval": result.apgr_interval,
             "base_apgr": result.base_apgr,
+            "scores": dict(result.n_scores),
+            "quality_correlation": dict(result.quality_correlation),
             "learning_curve": list(result.learning_curve),
         }
         print_json(json.loads(json.dumps(report)))
@@ -94,3 +96,35 @@ def fit(
             f"{row['labels']:8,.0f} labels: APGR {row['apgr']:.3f} ({row['low']:.3f} to {row['high']:.3f}){gain}"
         )
     typer.echo(f"saved: {out}", err=True)
+
+
+def _labelled(
+    file: str, strong: str | None, weak: str | None, *, topic: bool, score_range: tuple[float, float] | None
+) -> dict[str, Any]:
+    from routellm_core.evaluation import read_evaluation_set
+
+    with in_words_of_options():
+        data = read_evaluation_set(file, strong=strong, weak=weak, score_range=score_range)
+    if topic and (data.groups is None or data.group_column is None):
+        raise DataError(f"{file} has no column of topics")
+    return {
+        "prompts": data.prompts,
+        "scores": {model: data.scores[:, i] for i, model in enumerate(data.models)},
+        "strong": data.strong,
+        "weak": data.weak,
+        "metadata": {str(data.group_column): data.groups} if topic and data.groups is not None else None,
+    }
+
+
+def _recorded(
+    file: str, strong: str | None, weak: str | None, *, topic: bool, score_range: tuple[float, float] | None
+) -> dict[str, Any]:
+    from routellm_core.recording import read_recording
+
+    if topic or score_range is not None:
+        raise ConfigurationError(
+            "recorded calls have no topics, and feedback from 0 to 1: give no --topic, no "
+            "--score-range beside --recorded"
+        )
+    prompts, scores = read_recording(file).scores_by_route()
+    return {"prompts": prompts, "scores": scores, "strong": strong, "weak": weak}

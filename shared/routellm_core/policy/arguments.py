@@ -7,6 +7,7 @@ from types import MappingProxyType
 from typing import Any, TypeVar
 
 from routellm_core.errors import ConfigurationError
+from routellm_core.policy.escalation import EscalationPolicy
 from routellm_core.policy.threshold import RoutingPolicy
 
 __all__ = ["POLICY_DEFAULTS", "named_routes", "policy_from"]
@@ -65,7 +66,8 @@ def policy_from(policy: RoutingPolicy | None, routes: tuple[str, ...], options: 
         options: Any of `POLICY_DEFAULTS`; None, or the default, counts as not given.
 
     Raises:
-        ConfigurationError: The policy is none, is about other routes, or an option contradicts it.
+        ConfigurationError: The policy is none, is about other routes, decides again after the weak answer, which no
+            adapter asks it to, or an option contradicts it.
         RouteLLMError: As `RoutingPolicy`.
     """
     given = {n: v for n, v in options.items() if v is not None and not _equal(v, POLICY_DEFAULTS[n])}
@@ -73,6 +75,13 @@ def policy_from(policy: RoutingPolicy | None, routes: tuple[str, ...], options: 
         return RoutingPolicy(routes=routes, **given)
     if not isinstance(policy, RoutingPolicy):
         raise ConfigurationError(f"policy= is a RoutingPolicy, got {type(policy).__name__}")
+    if isinstance(policy, EscalationPolicy):
+        # its first cut sends few prompts, or none, to the strong model at once: the rest would stay with the weak one
+        raise ConfigurationError(
+            "policy= is an EscalationPolicy, which decides again once the weak answer is there; the adapters decide by "
+            "the prompt alone and would keep weak answers unverified. Give a RoutingPolicy, or call both models "
+            "yourself around EscalationPolicy.decide and .verified (docs/escalation.md)"
+        )
     if policy.routes != routes:
         raise ConfigurationError(
             f"policy= routes between {', '.join(policy.routes)}, but the backends are "

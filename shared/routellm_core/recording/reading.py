@@ -93,6 +93,39 @@ class Recording:
                 rows.append({"prompt": call.prompt, "model": call.model or call.route, "score": score})
         return rows
 
+    def scores_by_route(self) -> tuple[list[str], dict[str, NDArray[np.float64]]]:
+        """Feedback as `fit_router` takes it: `fit_router(prompts, scores=scores)`.
+
+        A prompt that came several times stands once; of feedback to several answers of one route it has the mean.
+
+        Returns:
+            The different prompts that were answered with feedback, and for each route that has any the scores, 0..1,
+            shape (n,), NaN where it did not answer.
+
+        Raises:
+            DataError: No prompts were recorded, there is no feedback to an answer whose prompt was, or all of it is
+                about one route.
+        """
+        given: dict[str, dict[str, list[float]]] = {}
+        for call in self.answered:
+            score = self.score_of(call)
+            if call.prompt is not None and score is not None:
+                given.setdefault(call.prompt, {}).setdefault(call.route, []).append(score)
+        if not given:
+            if not any(call.prompt is not None for call in self.answered):
+                raise DataError("the recording holds no prompts to learn from: record with prompts=True")
+            raise DataError("the recording holds no feedback to an answer whose prompt was recorded: give it feedback")
+        routes = sorted({route for scores in given.values() for route in scores})
+        if len(routes) < 2:
+            raise DataError(
+                f"all feedback is about the route {routes[0]!r}; a router is learned from feedback to two or more"
+            )
+        table = {
+            route: np.array([np.mean(scores[route]) if route in scores else np.nan for scores in given.values()])
+            for route in routes
+        }
+        return list(given), table
+
     def decisions(self) -> CollectedDecisions:
         """The answers' decisions with their token counts, as `collect_decisions()` gives them."""
         collected = CollectedDecisions()

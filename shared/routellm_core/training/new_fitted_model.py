@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 from routellm_core.encoders.base import checked_texts
 from routellm_core.errors import ConfigurationError, DataError
 from routellm_core.routers.fitted import FittedRouter, Metadata
-from routellm_core.training.own_labels import LARGEST_SCORE
+from routellm_core.training.score_column import score_column
 
 __all__ = ["add_fitted_model"]
 
@@ -47,16 +47,9 @@ def add_fitted_model(
     if name in router.models:
         raise ConfigurationError(f"the router has a model {name!r} already")
     texts = checked_texts(prompts, what="prompt")
-    try:
-        labels = np.asarray(scores, dtype=np.float64)
-    except (TypeError, ValueError) as error:
-        raise DataError(f"the scores of {name!r} are not numbers: {error}") from None
     if len(texts) < _LEAST:
         raise DataError(f"{len(texts)} scores are too few to place a model: {_LEAST} are the least")
-    if labels.shape != (len(texts),) or not np.isfinite(labels).all():
-        raise DataError(f"scores= needs a finite number for each of the {len(texts)} prompts, got shape {labels.shape}")
-    if np.abs(labels).max() > LARGEST_SCORE:
-        raise DataError(f"the scores of {name!r} reach {np.abs(labels).max():.3g}; give them on a smaller scale")
+    labels = score_column(scores, f"the scores of {name!r}", len(texts), "prompt")
     known = router.model_scores(texts, metadata=metadata)
     mixture = _mixture(known - known.mean(axis=0), labels - labels.mean())
 

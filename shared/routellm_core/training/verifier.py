@@ -14,10 +14,14 @@ from routellm_core._lazy import need
 from routellm_core.encoders import StackedEncoder, SurfaceEncoder
 from routellm_core.errors import ConfigurationError, DataError
 from routellm_core.evaluation.metrics import apgr
-from routellm_core.evaluation.resampling import Interval, apgr_interval, interval, resample
-from routellm_core.routers import Router, resolve_router
+from routellm_core.evaluation.resampling import Interval, apgr_interval
+from routellm_core.routers import Router
 from routellm_core.routers.difficulty import DifficultyRouter
 from routellm_core.training.additive import Blocks, fit_amplitudes, predict, solve
+from routellm_core.training.base_router import base_with_difficulty, stacked_on_surface
+from routellm_core.training.cross_validation import N_FOLDS, apgr_by_labels, grouped_folds
+from routellm_core.training.linking import fit_link
+from routellm_core.training.score_column import score_column
 from routellm_core.verifiers import Answer
 from routellm_core.verifiers.answer import checked_answers
 from routellm_core.verifiers.features import raw_features
@@ -28,10 +32,7 @@ __all__ = ["VerifierResult", "fit_verifier"]
 Floats = NDArray[np.float64]
 
 _LEAST = 40  # labels
-_LARGEST = 1e100  # of a score, which is squared and summed up
 _WIDTH = 1 << 16
-_FOLDS = 5
-_CURVE = (0.25, 0.5, 1.0)  # of the labels that a fold leaves
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -69,7 +70,7 @@ class VerifierResult:
         low, high = self.apgr_interval
         prompt = "" if self.prompt_apgr is None else f"; the prompt alone, by the base router, {self.prompt_apgr:.3f}"
         return (
-            f"APGR {self.apgr:.3f} ({low:.3f} to {high:.3f}) in {_FOLDS}-fold cross-validation over "
+            f"APGR {self.apgr:.3f} ({low:.3f} to {high:.3f}) in {N_FOLDS}-fold cross-validation over "
             f"{self.n_labels:,} answers{prompt}"
         )
 
@@ -120,25 +121,31 @@ def fit_verifier(
         >>> result.save("my-verifier")
     """
     records, questions = checked_answers(answers, prompts)
-    weak = _scores(weak_scores, "weak_scores", len(records))
+    n = len(records)
+    if n < _LEAST:
+        raise DataError(f"{n} labelled answers are too few: {_LEAST} are the least, a few hundred make a difference")
+    weak = score_column(weak_scores, "weak_scores", n, "answer")
     strong = (
-        np.full(len(weak), weak.max()) if strong_scores is None else _scores(strong_scores, "strong_scores", len(weak))
+        np.full(n, weak.max()) if strong_scores is None else score_column(strong_scores, "strong_scores", n, "answer")
     )
     gain = strong - weak
     if not np.ptp(gain) > 0:
         raise DataError("the strong model's gain is the same for every answer, so there is nothing to learn")
     rng = np.random.default_rng(seed)
-    base = resolve_router(base_router)
+    base = base_with_difficulty(base_router, "a verifier")
     features = _Features(base, records, questions)
     amplitudes = fit_amplitudes(features.blocks, (gain - gain.mean())[:, None], rng=rng)
 
-    folds = _folds(_groups(groups, questions), rng)
+    folds = grouped_folds(_groups(groups, questions), rng)
     held_out = np.zeros(len(gain))
-    for fold in range(_FOLDS):
+    for fold in range(N_FOLDS):
         train, test = np.flatnonzero(folds != fold), np.flatnonzero(folds == fold)
         held_out[test] = _fit_predict(features.blocks, gain, train, test, rng)
     link = _link(held_out, gain > 0)
     win_rates = 1.0 / (1.0 + np.exp(-(link[0] * held_out + link[1])))
+
+    def of_part(test: NDArray[np.int64], rows: NDArray[np.int64] | None, _: int) -> Floats:
+        return held_out[test] if rows is None else _fit_predict(features.blocks, gain, rows, test, rng)
 
     weights = solve(features.blocks, (gain - gain.mean())[:, None], amplitudes)
     verifier = features.verifier([each[:, 0] for each in weights], bias=float(gain.mean()), link=link, name=name)
@@ -150,34 +157,15 @@ def fit_verifier(
         apgr=apgr(win_rates, strong, weak) if better else None,
         apgr_interval=apgr_interval(win_rates, strong, weak, rng=rng) if better else None,
         prompt_apgr=apgr(base.win_rate([q or "" for q in questions]), strong, weak) if has_prompts else None,
-        learning_curve=(
-            _curve(features.blocks, strong, weak, held_out, folds, rng) if learning_curve and better else []
-        ),
-        n_labels=len(records),
+        learning_curve=(apgr_by_labels(of_part, strong, weak, gain, folds, rng) if learning_curve and better else []),
+        n_labels=n,
     )
-
-
-def _scores(given: ArrayLike, name: str, n: int) -> Floats:
-    if n < _LEAST:
-        raise DataError(f"{n} labelled answers are too few: {_LEAST} are the least, a few hundred make a difference")
-    try:
-        array = np.asarray(given, dtype=np.float64)
-    except (TypeError, ValueError) as error:
-        raise DataError(f"{name} are not numbers: {error}") from None
-    if array.shape != (n,):
-        raise DataError(f"{name} have shape {array.shape}, but there are {n} answers")
-    if not np.isfinite(array).all():
-        row = int(np.flatnonzero(~np.isfinite(array))[0])
-        raise DataError(f"{name}: the score of answer {row} is {array[row]}; leave out answers without a label")
-    if np.abs(array).max() > _LARGEST:
-        raise DataError(f"{name} reach {np.abs(array).max():.3g}; give them on a smaller scale")
-    return array
 
 
 class _Features:
     """Blocks of features of the labelled answers, and the way back from their weights to a verifier."""
 
-    def __init__(self, base: Router, answers: list[Answer], prompts: list[str | None]) -> None:
+    def __init__(self, base: DifficultyRouter, answers: list[Answer], prompts: list[str | None]) -> None:
         sparse = need("scipy.sparse", extra="fit", why="fit_verifier")
         self.encoder, self.base_weights = _encoder(base)
         raw = raw_features(self.encoder, answers, prompts, width=_WIDTH)
@@ -233,26 +221,13 @@ class _Features:
         )
 
 
-def _encoder(base: Router) -> tuple[StackedEncoder, Floats]:
+def _encoder(base: DifficultyRouter) -> tuple[StackedEncoder, Floats]:
     """The base's static encoder with all surface features behind it, and the base's difficulty over that."""
-    if not isinstance(base, DifficultyRouter):
-        raise ConfigurationError(
-            f"the base of a verifier is a router that learned a difficulty, such as 'default'; {base.name!r} is of "
-            f"kind {base.kind!r}"
-        )
-    parts = base.encoder.encoders if isinstance(base.encoder, StackedEncoder) else (base.encoder,)
-    surface = SurfaceEncoder()
-    others = parts[1:]
-    if not hasattr(parts[0], "tokens") or len(others) > 1 or not all(isinstance(p, SurfaceEncoder) for p in others):
+    first, *others = base.encoder.encoders if isinstance(base.encoder, StackedEncoder) else (base.encoder,)
+    if not hasattr(first, "tokens") or len(others) > 1 or not all(isinstance(p, SurfaceEncoder) for p in others):
         raise ConfigurationError(f"router {base.name!r} has no static encoder to fit on; take 'default'")
-    over_surface = np.zeros(surface.dim)
-    for part in others:
-        if isinstance(part, SurfaceEncoder):
-            own = base.weights[parts[0].dim :]
-            for feature, weight in zip(part.features, own.tolist(), strict=True):
-                over_surface[surface.features.index(feature)] = weight
-    weights = np.concatenate([base.weights[: parts[0].dim].astype(np.float64), over_surface])
-    return StackedEncoder([parts[0], surface]), weights
+    encoder, weights, _ = stacked_on_surface(base)
+    return encoder, weights
 
 
 def _known_mean(values: Floats) -> Floats:
@@ -270,24 +245,13 @@ def _scale(values: Floats) -> Floats:
 
 
 # -- cross-validation
-def _groups(groups: Sequence[Any] | None, prompts: list[str | None]) -> NDArray[np.int64]:
-    """A number for each answer; equal ones stay together."""
-    if groups is not None and len(groups) != len(prompts):
+def _groups(groups: Sequence[Any] | None, prompts: list[str | None]) -> Sequence[Any]:
+    """What belongs together: as given, else answers to equal prompts."""
+    if groups is None:
+        return [f"{row}" if prompt is None else f"prompt {prompt}" for row, prompt in enumerate(prompts)]
+    if len(groups) != len(prompts):
         raise DataError(f"groups= needs one value an answer: {len(prompts)}, got {len(groups)}")
-    keys = [str(group) for group in groups] if groups is not None else None
-    if keys is None:
-        keys = [f"{row}" if prompt is None else f"prompt {prompt}" for row, prompt in enumerate(prompts)]
-    names, members = np.unique(keys, return_inverse=True)
-    if len(names) < _FOLDS:
-        raise DataError(
-            f"the answers fall into {len(names)} groups; {_FOLDS} are the least, to fit and check on others"
-        )
-    return np.asarray(members, dtype=np.int64)
-
-
-def _folds(members: NDArray[np.int64], rng: np.random.Generator) -> NDArray[np.int64]:
-    folds: NDArray[np.int64] = rng.permutation(np.arange(members.max() + 1) % _FOLDS)[members]
-    return folds
+    return groups
 
 
 def _fit_predict(
@@ -306,51 +270,7 @@ def _fit_predict(
 
 
 def _link(gain: Floats, wins: NDArray[np.bool_]) -> Floats:
-    """Slope and intercept of P(win | gain), the slope above 0; Newton, with half a label of doubt."""
+    """Slope and intercept of P(win | gain), on the gain's own scale."""
     mean, deviation = gain.mean(), gain.std() or 1.0
-    z = (gain - mean) / deviation
-    target = (wins * len(z) + 0.5) / (len(z) + 1.0)
-    slope, intercept = 0.0, float(np.log(target.mean() / (1 - target.mean())))
-    for _ in range(50):
-        p = 1.0 / (1.0 + np.exp(-(slope * z + intercept)))
-        v = p * (1 - p) + 1e-9
-        residual = target - p
-        hessian = np.array([[(v * z * z).sum() + 1e-3, (v * z).sum()], [(v * z).sum(), v.sum()]])
-        step = np.linalg.solve(hessian, [(residual * z).sum() - 1e-3 * slope, residual.sum()])
-        slope, intercept = slope + step[0], intercept + step[1]
-        if np.abs(step).max() < 1e-9:
-            break
-    slope = max(slope, 0.05)
+    slope, intercept = fit_link((gain - mean) / deviation, wins)
     return np.array([slope / deviation, intercept - slope * mean / deviation])
-
-
-def _curve(
-    blocks: Blocks, strong: Floats, weak: Floats, held_out: Floats, folds: NDArray[np.int64], rng: np.random.Generator
-) -> list[dict[str, float]]:
-    """APGR by number of labels: in each fold parts of the other folds' answers, the smaller within the larger."""
-    gain = strong - weak
-    sizes = [round(part * len(gain) * (1 - 1 / _FOLDS)) for part in _CURVE]
-    scorers: dict[str, Floats] = {}
-    for n, part in zip(sizes, _CURVE, strict=True):
-        found = held_out.copy()
-        for fold in range(_FOLDS if part < 1.0 else 0):
-            test = np.flatnonzero(folds == fold)
-            others = np.random.default_rng(fold).permutation(np.flatnonzero(folds != fold))
-            rows = others[: max(2, round(part * len(others)))]
-            if not np.ptp(gain[rows]) > 0:
-                return []
-            found[test] = _fit_predict(blocks, gain, rows, test, rng)
-        scorers[str(n)] = found
-    drawn = resample(scorers, strong, weak, rng=rng, with_paper=False)
-    curve: list[dict[str, float]] = []
-    smaller = None
-    for n in sizes:
-        figures = drawn[str(n)].apgr
-        low, high = interval(figures) or (np.nan, np.nan)
-        row = {"labels": float(n), "apgr": apgr(scorers[str(n)], strong, weak), "low": low, "high": high}
-        if smaller is not None:
-            less, more = interval(figures - drawn[smaller].apgr) or (np.nan, np.nan)
-            row |= {"gain": row["apgr"] - curve[-1]["apgr"], "gain_low": less, "gain_high": more}
-        curve.append(row)
-        smaller = str(n)
-    return curve

@@ -1,0 +1,103 @@
+"""What a fitted router sees of a prompt, in blocks, and the way back from their weights to a router."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from routellm_core._lazy import need
+from routellm_core.encoders import SurfaceEncoder
+from routellm_core.encoders.ngrams import TokenCounts, count_ngrams
+from routellm_core.routers.difficulty import DifficultyRouter
+from routellm_core.routers.fitted import FittedRouter, Metadata, metadata_columns, tokenizing_part
+from routellm_core.training.additive import Blocks
+from routellm_core.training.base_router import stacked_on_surface
+
+__all__ = ["PromptFeatures"]
+
+Floats = NDArray[np.float64]
+
+_WIDTH = 1 << 16
+_CLIP = 3.0  # standard deviations of a surface feature
+
+
+class PromptFeatures:
+    """Blocks of features of the labelled prompts, and the way back from their weights to a router.
+
+    Args:
+        base: Gives the encoder, and the difficulty that serves as prior.
+        texts: The prompts.
+        metadata: Columns beside them.
+
+    Attributes:
+        blocks: Of the prompts: embedding, counts, n-grams, and each column of metadata.
+    """
+
+    def __init__(self, base: DifficultyRouter, texts: list[str], metadata: Metadata) -> None:
+        sparse = need("scipy.sparse", extra="fit", why="fit_router")
+        self.encoder, self.base_weights, self.n_embedding = stacked_on_surface(base)
+        vectors = self.encoder.encode(texts).astype(np.float64)
+        # the embedding as it is, but for its size; surface features standardised and clipped
+        self.mean = np.zeros(self.encoder.dim)
+        self.size = np.ones(self.encoder.dim)
+        embedding, surface = slice(0, self.n_embedding), slice(self.n_embedding, None)
+        self.size[embedding] = np.sqrt((vectors[:, embedding] ** 2).sum(axis=1).mean()) or 1.0
+        self.mean[surface] = vectors[:, surface].mean(axis=0)
+        self.size[surface] = (vectors[:, surface].std(axis=0) + 1e-3) * np.sqrt(SurfaceEncoder().dim)
+        reach = _CLIP * self.size / np.sqrt(SurfaceEncoder().dim)
+        self.lowest = np.where(np.arange(self.encoder.dim) < self.n_embedding, -np.inf, self.mean - reach)
+        self.highest = np.where(np.arange(self.encoder.dim) < self.n_embedding, np.inf, self.mean + reach)
+        scaled = (np.clip(vectors, self.lowest, self.highest) - self.mean) / self.size
+
+        counts = count_ngrams(tokenizing_part(self.encoder).tokens(texts), width=_WIDTH)
+        # rare n-grams say more; those never seen keep the weight of the rarest, and have no say
+        self.importance = np.log((1 + len(texts)) / (1 + counts.document_counts())) + 1
+        matrices = [scaled[:, embedding], scaled[:, surface], _matrix(counts.weighted(self.importance), sparse)]
+
+        self.metadata_values = {
+            column: tuple(sorted({str(value) for value in given if value is not None}))
+            for column, given in metadata.items()
+        }
+        self.n_values = sum(map(len, self.metadata_values.values()))
+        for rows in metadata_columns(metadata, self.metadata_values, len(texts)):
+            known = np.flatnonzero(rows >= 0)
+            ones = np.ones(len(known))
+            matrices.append(sparse.csr_matrix((ones, (known, rows[known])), shape=(len(texts), self.n_values)))
+        self.blocks = Blocks(matrices)
+
+    def router(
+        self,
+        weights: Sequence[Floats],
+        *,
+        bias: Floats,
+        models: tuple[str, ...],
+        pair: tuple[str, str],
+        base: DifficultyRouter,
+        **others: Any,
+    ) -> FittedRouter:
+        """The router of these weights, shape (d_b, M) for each block; `bias` is each model's mean, shape (M,)."""
+        embedding, surface, ngrams, *metadata = weights
+        over_vectors = np.concatenate([embedding, surface]) / self.size[:, None]
+        return FittedRouter(
+            encoder=self.encoder,
+            models=models,
+            strong=pair[0],
+            weak=pair[1],
+            weights=over_vectors.T,
+            ngram_weights=ngrams,
+            ngram_importance=self.importance,
+            metadata_weights=np.sum(metadata, axis=0) if metadata else np.zeros((0, len(models))),
+            metadata_values=self.metadata_values,
+            bias=bias - self.mean @ over_vectors,
+            lowest=self.lowest,
+            highest=self.highest,
+            base_weights=self.base_weights,
+            **others,
+        )
+
+
+def _matrix(counts: TokenCounts, sparse: Any) -> Any:
+    return sparse.csr_matrix((counts.values, (counts.rows, counts.columns)), shape=(counts.n_texts, counts.width))
