@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Mapping
 from typing import Any, get_args
 
 from llamaindex_routellm._capability import ContextPolicy, ToolPolicy
 from routellm_core.errors import ConfigurationError
+from routellm_core.policy import POLICY_DEFAULTS
 
 __all__ = ["SETTINGS_OF_BACKENDS", "check_choices", "refuse_settings"]
 
@@ -20,6 +22,13 @@ SETTINGS_OF_BACKENDS = (
 )
 
 
+_OPTIONS = (
+    *POLICY_DEFAULTS,
+    *("strong", "weak", "models", "policy", "text", "normalize_history"),
+    *("tool_policy", "context_policy", "utility_backend", "callback_manager", "pydantic_program_mode"),
+)
+
+
 def refuse_settings(others: Mapping[str, Any], text: object) -> None:
     """Refuse arguments that would have no effect here.
 
@@ -28,7 +37,11 @@ def refuse_settings(others: Mapping[str, Any], text: object) -> None:
     """
     for name, value in others.items():
         if name not in SETTINGS_OF_BACKENDS:
-            raise ConfigurationError(f"RouteLLM has no argument {name!r}")
+            meant = difflib.get_close_matches(name, _OPTIONS, n=1, cutoff=0.75)
+            raise ConfigurationError(
+                f"RouteLLM has no argument {name!r}; "
+                + (f"did you mean {meant[0]!r}?" if meant else "set what concerns the answer on its backends")
+            )
         if value is not None:
             raise ConfigurationError(f"set {name} on the backends, where it takes effect, not on RouteLLM")
     if text is not None and not callable(text):
