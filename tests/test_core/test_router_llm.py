@@ -15,7 +15,8 @@ from routellm_core import Calibration, LLMRouter, RoutingPolicy, load_router
 from routellm_core.backends import RESOLVERS, Generation
 from routellm_core.errors import ConfigurationError, MissingExtraError, ScoringError, UnknownKindError
 from routellm_core.policy import RouteRequest
-from routellm_core.routers.llm import LLM_SYSTEM_TEXT, read_rating
+from routellm_core.routers.llm import LLM_SYSTEM_TEXT
+from routellm_core.routers.rating import read_rating
 from routellm_core.testing import RouterContract
 
 SECRET = "the launch code is 0451"
