@@ -515,6 +515,20 @@ def test_the_command_says_what_a_recording_lacks(tmp_path, what, message):
     assert not (tmp_path / "router").exists()
 
 
+def test_a_route_that_hardly_answered_is_left_out_by_naming_the_others(tmp_path):
+    path = recording(tmp_path / "calls.jsonl")
+    with open_sink(path) as sink:
+        decision = {"route": "middle", "reason": "forced"}
+        sink.write(RecordedCall(id="m", root_id="m", time=0.0, decision=decision, prompt="hi"))
+        sink.feedback(Feedback(id="m", score=1.0, time=0.0))
+    refused = run("fit", path, "--recorded", "--out", tmp_path / "router")
+    assert "model 'middle' has 1 scores" in str(refused.exception)
+    named = run("fit", path, "--recorded", "--out", tmp_path / "router", "--strong", "large", "--weak", "small")
+    assert named.exit_code == 0 and load_router(tmp_path / "router").models == ("large", "small")
+    unknown = run("fit", path, "--recorded", "--out", tmp_path / "router", "--strong", "big", "--weak", "tiny")
+    assert "no feedback to an answer of 'big' or 'tiny'" in str(unknown.exception)
+
+
 def test_options_about_files_of_labels_are_refused_beside_a_recording(tmp_path):
     path = recording(tmp_path / "calls.jsonl")
     for option in (("--topic",), ("--score-range", "0", "1")):

@@ -242,6 +242,8 @@ def test_feedback_by_route_is_a_table_with_gaps(tmp_path):
     assert prompts == ["a", "b"] and list(scores) == ["strong", "weak"]
     assert scores["strong"].tolist() == [0.75, 0.25]
     assert scores["weak"][0] == 0.5 and math.isnan(scores["weak"][1])
+    with pytest.raises(DataError, match="all feedback is about the route 'strong'"):
+        recording.scores_by_route(["strong", "other"])
 
 
 @pytest.mark.parametrize(

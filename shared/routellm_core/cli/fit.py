@@ -56,7 +56,8 @@ def fit(
 
     The base router is the prior, so that few labels do no harm. All figures come from 5-fold cross-validation. To
     choose which prompts to label next: `routellm augment select`. Feedback to recorded calls (--recorded) says how good
-    the answer of one model was; some twenty scores of each are the least, a few hundred make a difference.
+    the answer of one model was; twenty scores of each are the least, a few hundred make a difference. With both
+    --strong and --weak named, feedback to other routes is left out.
     """
     check_replaceable(out)
     from routellm_core.training import fit_router
@@ -126,5 +127,7 @@ def _recorded(
             "recorded calls have no topics, and feedback from 0 to 1: give no --topic, no "
             "--score-range beside --recorded"
         )
-    prompts, scores = read_recording(file).scores_by_route()
+    # a route that hardly ever answered would stop the fit; naming the two others leaves it out
+    pair = None if strong is None or weak is None else (strong, weak)
+    prompts, scores = read_recording(file).scores_by_route(pair)
     return {"prompts": prompts, "scores": scores, "strong": strong, "weak": weak}

@@ -93,10 +93,13 @@ class Recording:
                 rows.append({"prompt": call.prompt, "model": call.model or call.route, "score": score})
         return rows
 
-    def scores_by_route(self) -> tuple[list[str], dict[str, NDArray[np.float64]]]:
+    def scores_by_route(self, routes: Sequence[str] | None = None) -> tuple[list[str], dict[str, NDArray[np.float64]]]:
         """Feedback as `fit_router` takes it: `fit_router(prompts, scores=scores)`.
 
         A prompt that came several times stands once; of feedback to several answers of one route it has the mean.
+
+        Args:
+            routes: Only feedback to the answers of these; None: of all.
 
         Returns:
             The different prompts that were answered with feedback, and for each route that has any the scores, 0..1,
@@ -109,20 +112,21 @@ class Recording:
         given: dict[str, dict[str, list[float]]] = {}
         for call in self.answered:
             score = self.score_of(call)
-            if call.prompt is not None and score is not None:
+            if call.prompt is not None and score is not None and (routes is None or call.route in routes):
                 given.setdefault(call.prompt, {}).setdefault(call.route, []).append(score)
         if not given:
             if not any(call.prompt is not None for call in self.answered):
                 raise DataError("the recording holds no prompts to learn from: record with prompts=True")
-            raise DataError("the recording holds no feedback to an answer whose prompt was recorded: give it feedback")
-        routes = sorted({route for scores in given.values() for route in scores})
-        if len(routes) < 2:
+            of = "" if routes is None else f" of {' or '.join(map(repr, routes))}"
+            raise DataError(f"the recording holds no feedback to an answer{of} whose prompt was recorded")
+        found = sorted({route for scores in given.values() for route in scores})
+        if len(found) < 2:
             raise DataError(
-                f"all feedback is about the route {routes[0]!r}; a router is learned from feedback to two or more"
+                f"all feedback is about the route {found[0]!r}; a router is learned from feedback to two or more"
             )
         table = {
             route: np.array([np.mean(scores[route]) if route in scores else np.nan for scores in given.values()])
-            for route in routes
+            for route in found
         }
         return list(given), table
 

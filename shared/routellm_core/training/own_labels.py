@@ -123,7 +123,8 @@ def fit_router(
     extrapolated to, so send a few calls of every kind to either. Where fewer than 50 prompts have both scores, a win
     rate is worked out from the two qualities, taken for chances of a right answer (on the range of all scores) that
     are independent given the prompt: P(strong right) P(weak wrong). Models that fail on the same prompts for reasons
-    the prompt does not show make this too high; the order of the prompts is the gap's, whatever the link.
+    the prompt does not show make this too high; graded scores, where a little better is a win, too low. The order of
+    the prompts, and so a `strong_share`, does not hang on it.
 
     Args:
         prompts: From 20 on; a few hundred make a difference.
@@ -137,7 +138,8 @@ def fit_router(
         base: The router that serves as prior; one that learned a difficulty, such as "default".
         metadata: What else is known of each prompt, such as {"topic": [...], "tier": [...]}: categories; None for
             unknown. It must then be given with the prompts that are scored, too, see `FittedRouter.win_rate`.
-        groups: What belongs together (a conversation, a template): never split between fitting and checking.
+        groups: What belongs together (a conversation, a template, a prompt that came several times): never split
+            between fitting and checking.
         learning_curve: Also fit on parts of the labels, to see whether more would help.
         seed: Of the folds.
         name: What records call the router.
