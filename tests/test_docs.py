@@ -22,6 +22,10 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 def test_the_python_of_a_page_runs(page, loopback, tmp_path, monkeypatch):
     for module in ("langchain_openai", "llama_index.llms.openai_like"):
         pytest.importorskip(module)
+    from llama_index.core.instrumentation import get_dispatcher
+
+    root = get_dispatcher()  # of the whole process: what a page adds to it must not reach other tests
+    monkeypatch.setattr(root, "event_handlers", list(root.event_handlers))
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("OPENAI_API_KEY", "none")
     monkeypatch.setenv("OPENAI_BASE_URL", loopback.url)

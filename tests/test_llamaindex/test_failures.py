@@ -218,7 +218,7 @@ async def test_a_router_that_hangs_is_left_alone_and_every_record_event_and_span
     made = kit.pair(kit.ScriptedRouter(lambda text: float(release.wait(30))), router_timeout_s=0.01)
     records = [made.llm.complete(kit.EASY).additional_kwargs["routellm"] for _ in range(3)]
     records.append((await made.llm.achat([kit.user(kit.EASY)])).additional_kwargs["routellm"])
-    assert len(made.router.calls) == 3  # the fourth call did not wait, and did not ask
+    assert len(made.router.calls) <= 3  # the fourth did not ask; on a busy machine a late one may not have begun
     assert [r["reason"] for r in records] == ["scorer_error"] * 4
     assert ["was late 3 times in a row" in r["error"] for r in records] == [False, False, False, True]
     assert [e.decision for e in catch.seen if isinstance(e, RoutingDecisionEvent)] == records
