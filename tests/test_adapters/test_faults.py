@@ -346,7 +346,7 @@ async def test_a_scorer_that_was_late_three_times_is_left_alone(how: str, driver
     assert ["is left alone for" in error for error in errors] == [False, False, False, True, True]
     assert {(outcome.record or {})["route"] for outcome in outcomes} == {"strong"}
     assert asked(loopback) == {"big": 5}
-    assert len(router.calls) == 3
+    assert len(router.calls) <= 3
 
 
 @pytest.mark.parametrize("how", [*SINGLE, *BATCHES])
