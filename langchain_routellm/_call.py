@@ -18,13 +18,22 @@ from langchain_core.callbacks import (
 )
 from langchain_core.exceptions import ContextOverflowError
 from langchain_core.runnables import Runnable, RunnableConfig
-from langchain_core.runnables.config import var_child_runnable_config
 
-from langchain_routellm._config import DECISION, for_child, joined_callbacks, split, with_defaults, without_record
+from langchain_routellm._config import (
+    DECISION,
+    aside,
+    for_child,
+    joined_callbacks,
+    split,
+    with_defaults,
+    without_record,
+)
+from langchain_routellm._escalated import Cascade
 from langchain_routellm._first_token import FirstToken
 from langchain_routellm._record import run_metadata
 from langchain_routellm._usage import AnswerUsage, RunsUsage
 from routellm_core.policy import (
+    EscalationPolicy,
     RouteRequest,
     RoutingPolicy,
     Turns,
@@ -54,6 +63,7 @@ class Host(ABC):
         model_names_route: Whether the call argument `model=` is ours.
         decides_in_run: Whether a decision needs its call's own run, so that a batch cannot decide beforehand.
         hides_usage: Whether answers carry no token counts, so that a collector needs those of the runs below.
+        escalates: Whether answers can be verified, as an `EscalationPolicy` asks for.
     """
 
     policy: RoutingPolicy
@@ -63,6 +73,7 @@ class Host(ABC):
     model_names_route: bool = True
     decides_in_run: bool = False
     hides_usage: bool = False
+    escalates: bool = False
 
     @abstractmethod
     def request(
@@ -73,6 +84,10 @@ class Host(ABC):
     @abstractmethod
     def target(self, route: str, kwargs: Mapping[str, Any]) -> tuple[Runnable[Any, Any], dict[str, Any]]:
         """What to call for a route, and the keyword arguments of that call."""
+
+    def in_tool_loop(self, value: Any) -> bool:
+        """Whether the input ends in an open tool loop, be its beginning on record or not."""
+        return False
 
     def child_input(self, value: Any, route: str) -> Any:
         """The input as the route's target takes it."""
@@ -107,6 +122,8 @@ class Call:
         self.queue: list[Decision] | None = None
         self._first_token = None if host.policy.fallback == "none" else FirstToken()
         self._runs_usage: RunsUsage | None = None
+        policy = host.policy
+        self.cascade = Cascade(self, policy) if host.escalates and isinstance(policy, EscalationPolicy) else None
 
     # -- the chain run
     def _manager(self, cls: Any) -> Any:
@@ -186,6 +203,8 @@ class Call:
         if not is_collecting():
             return None
         observe(decision)
+        if self.cascade is not None:
+            self.cascade.observe(decision)
         return self._runs_usage or AnswerUsage()
 
     def answered(self, decision: Decision, answer: Any) -> None:
@@ -201,8 +220,12 @@ class Call:
         run: CallbackManagerForChainRun | AsyncCallbackManagerForChainRun,
     ) -> tuple[Runnable[Any, Any], Any, RunnableConfig, dict[str, Any]]:
         """What to call for an attempt: target, input, config and keyword arguments."""
-        target, kwargs = self.host.target(decision.route, self.kwargs)
         config = self.marked(for_child(self.config, run.get_child()), decision)
+        if self.cascade is not None:
+            kept = self.cascade.before(decision, config, may_wait=not isinstance(run, AsyncCallbackManagerForChainRun))
+            if kept is not None:
+                return kept, self.value, config, {}
+        target, kwargs = self.host.target(decision.route, self.kwargs)
         return target, self.host.child_input(self.value, decision.route), config, kwargs
 
     async def achild(
@@ -214,6 +237,34 @@ class Call:
         if not self.host.is_ready(decision.route):
             await asyncio.to_thread(self.host.make_ready, decision.route)
         return self.child(decision, run)
+
+    # -- once the answer is there
+    def buffers(self, decision: Decision) -> bool:
+        """Whether this attempt's answer is to be verified as a whole before anybody sees it."""
+        return self.cascade is not None and self.cascade.buffers(decision)
+
+    def verified(
+        self, run: CallbackManagerForChainRun, decision: Decision, answer: Any, parts: list[Any] | None = None
+    ) -> Decision:
+        """The decision for the answer that the caller gets; it names another route where that must answer instead.
+
+        Args:
+            run: The chain run.
+            decision: Of the attempt.
+            answer: The whole of it.
+            parts: Its chunks or events, if it came as such.
+        """
+        if self.cascade is None:
+            return decision
+        return self.cascade.verified(run, decision, answer, answer if parts is None else parts)
+
+    async def averified(
+        self, run: AsyncCallbackManagerForChainRun, decision: Decision, answer: Any, parts: list[Any] | None = None
+    ) -> Decision:
+        """`verified` without blocking the event loop."""
+        if self.cascade is None:
+            return decision
+        return await self.cascade.averified(run, decision, answer, answer if parts is None else parts)
 
     def next_attempt(self, decision: Decision, error: Exception, *, may_wait: bool) -> Decision:
         """The attempt after a failed one.
@@ -245,20 +296,12 @@ def scoring(
     config: RunnableConfig,
     run: CallbackManagerForChainRun | AsyncCallbackManagerForChainRun | None,
 ) -> Iterator[None]:
-    """A router that is itself built on a chat model runs as our child, and its tokens stay out of the user's stream."""
+    """A router that is itself built on a chat model runs `aside`."""
     if policy.router.is_quick:  # then it calls no model
         yield
         return
-    manager = config.get("callbacks") if run is None else run.get_child()
-    child = for_child(config, manager.copy() if isinstance(manager, BaseCallbackManager) else None)
-    child = without_record(child)  # or its tokens would look like an answer of the route around us
-    child.pop("run_id", None)  # that of a batch's first item
-    child["tags"] = [*child.get("tags", []), "nostream"]
-    token = var_child_runnable_config.set(child)
-    try:
+    with aside(config, run):
         yield
-    finally:
-        var_child_runnable_config.reset(token)
 
 
 async def adecide(host: Host, requests: list[RouteRequest]) -> list[Decision]:

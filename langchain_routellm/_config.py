@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Iterator, Mapping
 from typing import Any, cast
 
-from langchain_core.callbacks import BaseCallbackHandler, BaseCallbackManager
+from langchain_core.callbacks import (
+    AsyncCallbackManagerForChainRun,
+    BaseCallbackHandler,
+    BaseCallbackManager,
+    CallbackManagerForChainRun,
+)
 from langchain_core.runnables import RunnableConfig
-from langchain_core.runnables.config import ensure_config
+from langchain_core.runnables.config import ensure_config, var_child_runnable_config
 
 from langchain_routellm._record import PREFIX
 from routellm_core.errors import ConfigurationError
@@ -15,6 +21,7 @@ from routellm_core.errors import ConfigurationError
 __all__ = [
     "DECISION",
     "SETTINGS",
+    "aside",
     "checked",
     "for_child",
     "joined_callbacks",
@@ -113,3 +120,20 @@ def for_child(config: RunnableConfig, callbacks: BaseCallbackManager | None) -> 
         if name != DECISION
     }
     return cast("RunnableConfig", child)
+
+
+@contextlib.contextmanager
+def aside(
+    config: RunnableConfig, run: CallbackManagerForChainRun | AsyncCallbackManagerForChainRun | None
+) -> Iterator[None]:
+    """Models called inside run as our children, and their tokens stay out of the user's stream."""
+    manager = config.get("callbacks") if run is None else run.get_child()
+    child = for_child(config, manager.copy() if isinstance(manager, BaseCallbackManager) else None)
+    child = without_record(child)  # or its tokens would look like an answer of the route around us
+    child.pop("run_id", None)  # that of a batch's first item
+    child["tags"] = [*child.get("tags", []), "nostream"]
+    token = var_child_runnable_config.set(child)
+    try:
+        yield
+    finally:
+        var_child_runnable_config.reset(token)

@@ -30,6 +30,14 @@ def _marked(event: Mapping[str, Any], decision: Decision) -> Mapping[str, Any]:
     return {**event, "metadata": with_record(event.get("metadata") or {}, decision)}
 
 
+def _whole(events: list[Any]) -> Any:
+    """The message that events amount to, for the verifier."""
+    stream = ChatModelStream()
+    for event in events:
+        stream.dispatch(event)
+    return stream.output_message
+
+
 def _report(usage: AnswerUsage | None, message: Any, decision: Decision) -> None:
     if usage is not None:
         usage.add(message)
@@ -57,16 +65,28 @@ class _Pump:
                 if self.source is None:
                     target, child_input, child_config, child_kwargs = self.call.child(decision, run)
                     self.source = iter(target.stream_events(child_input, child_config, version="v3", **child_kwargs))
-                event = next(self.source, None)
-                if is_opening_event(event) and self.call.host.policy.fallback != "none":
-                    self.waiting.extend((event, next(self.source, None)))
-                else:
-                    self.waiting.append(event)
+                    if self.call.buffers(decision):
+                        self.waiting.extend(self.source)
+                if not self.waiting:
+                    event = next(self.source, None)
+                    if is_opening_event(event) and self.call.host.policy.fallback != "none":
+                        self.waiting.extend((event, next(self.source, None)))
+                    else:
+                        self.waiting.append(event)
             except Exception as error:  # noqa: BLE001 - next_attempt() raises all but passing failures
                 if self.stream.has_events:
                     raise
+                self.waiting.clear()
                 decision = self.call.next_attempt(decision, error, may_wait=True)
                 self.source = None
+                continue
+            if self.call.buffers(decision) and not self.stream.has_events:
+                events = [event for event in self.waiting if event is not None]
+                self.decision = self.call.verified(run, decision, _whole(events), events)
+                if self.decision.route != decision.route:
+                    self.waiting.clear()
+                    self.source = None
+                decision = self.decision
         return self.waiting.popleft(), decision
 
     def __call__(self) -> bool:
@@ -111,30 +131,40 @@ async def astream_events(
     async def produce(run: AsyncCallbackManagerForChainRun) -> None:
         usage: AnswerUsage | None = None
         holds_back = host.policy.fallback != "none"
+        held: list[Any] = []
         try:
             decision = await call.adecide(run)
             while True:
+                held.clear()
                 try:
                     target, child_input, child_config, child_kwargs = await call.achild(decision, run)
                     source: Any = await target.astream_events(  # a v3 call is awaited
                         child_input, child_config, version="v3", **child_kwargs
                     )
-                    held: list[Any] = []
                     async with source:
                         async for event in source:
                             held.append(event)
-                            if holds_back and is_opening_event(event):
+                            if call.buffers(decision) or (holds_back and is_opening_event(event)):
                                 continue
                             if not stream.has_events:
                                 usage = call.observed(decision)
                             for each in held:
                                 stream.dispatch(_marked(each, decision))
                             held.clear()
-                    break
                 except Exception as error:  # noqa: BLE001 - next_attempt() raises all but passing failures
                     if stream.has_events:
                         raise
                     decision = call.next_attempt(decision, error, may_wait=False)
+                    continue
+                if not call.buffers(decision):
+                    break
+                events = list(held)
+                route, decision = decision.route, await call.averified(run, decision, _whole(events), events)
+                if decision.route == route:
+                    usage = call.observed(decision)
+                    for each in events:
+                        stream.dispatch(_marked(each, decision))
+                    break
             if not stream.done:
                 raise ValueError("the backend's event stream ended without an answer")
         except BaseException as error:

@@ -11,7 +11,7 @@ from langchain_routellm._record import RECORD, record_of, route_of
 from routellm_core.errors import ConfigurationError
 from routellm_core.policy import conversation_text
 
-__all__ = ["conversation_route", "text_to_score", "tool_loop_route", "with_inner_record"]
+__all__ = ["conversation_route", "in_tool_loop", "text_to_score", "tool_loop_route", "with_inner_record"]
 
 
 def text_to_score(messages: Sequence[BaseMessage], text: Callable[[list[BaseMessage]], str | None] | None) -> str:
@@ -64,6 +64,11 @@ def tool_loop_route(messages: Sequence[BaseMessage]) -> str | None:
             return route_of(message)
         return None
     return None
+
+
+def in_tool_loop(messages: Sequence[BaseMessage]) -> bool:
+    """Whether the history ends in tool results, be the answer that asked for them on record or not."""
+    return bool(messages) and _is_tool_result(messages[-1])
 
 
 def conversation_route(messages: Sequence[BaseMessage]) -> str | None:

@@ -10,7 +10,7 @@ from langchain_core.runnables import Runnable, RunnableConfig
 
 from langchain_routellm._backends import Needs, can_take
 from langchain_routellm._call import Host
-from langchain_routellm._history import conversation_route, text_to_score, tool_loop_route
+from langchain_routellm._history import conversation_route, in_tool_loop, text_to_score, tool_loop_route
 from langchain_routellm._portable import portable
 from langchain_routellm._record import PREFIX
 from langchain_routellm._tools import bound_to
@@ -26,6 +26,7 @@ __all__ = ["ChatHost"]
 class ChatHost(Host):
     """Routes to the backends of a `ChatRouteLLM`."""
 
+    escalates = True
     structured = False
     method: str | None = None  # of structured output, if the caller named one
 
@@ -78,6 +79,9 @@ class ChatHost(Host):
             stickiness=settings.get(PREFIX + "stickiness"),
             capable=capable,
         )
+
+    def in_tool_loop(self, value: Any) -> bool:
+        return in_tool_loop(self.messages(value))
 
     def target(self, route: str, kwargs: Mapping[str, Any]) -> tuple[Runnable[Any, Any], dict[str, Any]]:
         return bound_to(self.router._backend(route), route, kwargs)

@@ -95,9 +95,12 @@ def invoke(host: Host, value: Any, config: RunnableConfig | None, kwargs: dict[s
             try:
                 target, child_input, child_config, child_kwargs = call.child(decision, run)
                 answer = target.invoke(child_input, child_config, **child_kwargs)
-                break
             except Exception as error:  # noqa: BLE001 - next_attempt() raises all but passing failures
                 decision = call.next_attempt(decision, error, may_wait=True)
+                continue
+            route, decision = decision.route, call.verified(run, decision, answer)
+            if decision.route == route:
+                break
         answer = stamped(answer, decision)
     except BaseException as error:
         run.on_chain_error(error)
@@ -118,9 +121,12 @@ async def ainvoke(host: Host, value: Any, config: RunnableConfig | None, kwargs:
             try:
                 target, child_input, child_config, child_kwargs = await call.achild(decision, run)
                 answer = await target.ainvoke(child_input, child_config, **child_kwargs)
-                break
             except Exception as error:  # noqa: BLE001 - next_attempt() raises all but passing failures
                 decision = call.next_attempt(decision, error, may_wait=False)
+                continue
+            route, decision = decision.route, await call.averified(run, decision, answer)
+            if decision.route == route:
+                break
         answer = stamped(answer, decision)
     except BaseException as error:
         await run.on_chain_error(error)
@@ -133,7 +139,8 @@ async def ainvoke(host: Host, value: Any, config: RunnableConfig | None, kwargs:
 def stream(host: Host, value: Any, config: RunnableConfig | None, kwargs: dict[str, Any]) -> Iterator[Any]:
     """Decide, and yield the chosen target's chunks; another route is tried only before the first that says something.
 
-    The first chunk carries the record, and no other: merging two would concatenate their values.
+    The first chunk carries the record, and no other: merging two would concatenate their values. An answer that is
+    to be verified is read to its end before its first chunk is given.
     """
     call = Call(host, value, config, kwargs)
     run = call.start()
@@ -146,10 +153,18 @@ def stream(host: Host, value: Any, config: RunnableConfig | None, kwargs: dict[s
             try:
                 target, child_input, child_config, child_kwargs = call.child(decision, run)
                 source = target.stream(child_input, child_config, **child_kwargs)
-                chunks = opening(source, holds_back=holds_back)
-                break
+                if call.buffers(decision):
+                    chunks = list(source)
+                else:
+                    chunks = opening(source, holds_back=holds_back)
             except Exception as error:  # noqa: BLE001 - next_attempt() raises all but passing failures
                 decision = call.next_attempt(decision, error, may_wait=True)
+                continue
+            if not call.buffers(decision):
+                break
+            route, decision = decision.route, call.verified(run, decision, _joined(chunks), chunks)
+            if decision.route == route:
+                break
         usage = call.observed(decision)
         if chunks:
             chunks[0] = stamped(chunks[0], decision)
@@ -190,10 +205,18 @@ async def astream(host: Host, value: Any, config: RunnableConfig | None, kwargs:
             try:
                 target, child_input, child_config, child_kwargs = await call.achild(decision, run)
                 source = target.astream(child_input, child_config, **child_kwargs)
-                chunks = await aopening(source, holds_back=holds_back)
-                break
+                if call.buffers(decision):
+                    chunks = [chunk async for chunk in source]
+                else:
+                    chunks = await aopening(source, holds_back=holds_back)
             except Exception as error:  # noqa: BLE001 - next_attempt() raises all but passing failures
                 decision = call.next_attempt(decision, error, may_wait=False)
+                continue
+            if not call.buffers(decision):
+                break
+            route, decision = decision.route, await call.averified(run, decision, _joined(chunks), chunks)
+            if decision.route == route:
+                break
         usage = call.observed(decision)
         if chunks:
             chunks[0] = stamped(chunks[0], decision)

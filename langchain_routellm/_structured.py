@@ -23,6 +23,7 @@ __all__ = ["StructuredRoute"]
 class _StructuredHost(ChatHost):
     structured = True
     hides_usage = True
+    escalates = False
 
     def __init__(self, runnable: StructuredRoute) -> None:
         super().__init__(runnable.router)

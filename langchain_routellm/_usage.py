@@ -13,7 +13,7 @@ from langchain_routellm._record import record_of
 from routellm_core.policy import observe_usage
 from routellm_core.types import Decision, Usage
 
-__all__ = ["AnswerUsage", "RunsUsage"]
+__all__ = ["AnswerUsage", "RunsUsage", "message_in"]
 
 
 class AnswerUsage:
@@ -27,7 +27,7 @@ class AnswerUsage:
 
     def add(self, value: Any) -> None:
         """An answer, or one more chunk of it."""
-        message = _message(value)
+        message = message_in(value)
         if message is None:
             return
         if "inner" in (record_of(message) or {}):
@@ -43,8 +43,14 @@ class AnswerUsage:
 
     def report(self, decision: Decision) -> None:
         """Tell the collectors, unless the backend is a router itself: then its own decision has told them."""
-        if self._is_known and not self.is_nested:
-            observe_usage(decision, Usage(input_tokens=self._input, output_tokens=self._output))
+        if (usage := self.found) is not None:
+            observe_usage(decision, usage)
+
+    @property
+    def found(self) -> Usage | None:
+        """The counts; None if nobody said, or if a router inside has told the collectors itself."""
+        known = self._is_known and not self.is_nested
+        return Usage(input_tokens=self._input, output_tokens=self._output) if known else None
 
 
 class RunsUsage(BaseCallbackHandler, AnswerUsage):
@@ -65,7 +71,8 @@ class RunsUsage(BaseCallbackHandler, AnswerUsage):
         """The runs have said it already."""
 
 
-def _message(value: Any) -> AIMessage | None:
+def message_in(value: Any) -> AIMessage | None:
+    """The message that an answer is or holds: the first of a result, the raw one of structured output."""
     if isinstance(value, LLMResult):
         # several generations of one prompt each carry the whole count
         first = value.generations[0][0] if value.generations and value.generations[0] else None

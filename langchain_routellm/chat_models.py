@@ -34,7 +34,7 @@ from langchain_routellm._structured import StructuredRoute
 from langchain_routellm._tools import DeferredTools, RouterBinding
 from routellm_core.calibration import Budget
 from routellm_core.errors import ConfigurationError
-from routellm_core.policy import POLICY_DEFAULTS, RoutingPolicy, policy_from
+from routellm_core.policy import POLICY_DEFAULTS, EscalationPolicy, RoutingPolicy, policy_from
 from routellm_core.routers import Router, router_and_threshold
 from routellm_core.types import Fallback, OnError, Stickiness
 
@@ -69,7 +69,8 @@ class ChatRouteLLM(BaseChatModel):
         budget: Instead, for two routes: money and what calls cost, turned into such a share.
         quality_floor: Instead, for two routes: the fraction of the strong model's mean quality to keep; for a
             router calibrated on labels.
-        policy: Instead of all routing options: a `RoutingPolicy` over the same route names.
+        policy: Instead of all routing options: a `RoutingPolicy` over the same route names; of an `EscalationPolicy`
+            the weak answers are verified before they are given.
         text: From the messages to the text that is scored; None or "" means there is none.
         stickiness: Which earlier decisions are kept: "none", "tool_loop" or "conversation".
         fallback: Routes tried when a backend fails before its first token: "none", "stronger" or "any".
@@ -157,7 +158,7 @@ class ChatRouteLLM(BaseChatModel):
             "on_error": on_error,
             "router_timeout_s": router_timeout_s,
         }
-        decides = policy_from(policy, tuple(routes), options)
+        decides = policy_from(policy, tuple(routes), options, escalates=True)
         names_threshold = isinstance(router, str) and router_and_threshold(router) is not None
         unknown = sorted(set(kwargs) - set(type(self).model_fields))
         for name in unknown:
@@ -320,7 +321,7 @@ class ChatRouteLLM(BaseChatModel):
         copy._made = {}
         if not set(update).isdisjoint((*POLICY_DEFAULTS, "policy", "models")):
             options = {name: getattr(copy, name) for name in POLICY_DEFAULTS}
-            copy._policy = policy_from(copy.policy, tuple(copy.models), options)
+            copy._policy = policy_from(copy.policy, tuple(copy.models), options, escalates=True)
         return copy
 
     def __reduce_ex__(self, protocol: SupportsIndex) -> str | tuple[Any, ...]:
@@ -539,4 +540,10 @@ class ChatRouteLLM(BaseChatModel):
         self, schema: Any, *, include_raw: bool = False, **kwargs: Any
     ) -> Runnable[LanguageModelInput, Any]:
         """Structured output by the chosen backend's own method; `include_raw=True` carries the record in "raw"."""
+        if isinstance(self._policy, EscalationPolicy):
+            warnings.warn(
+                "structured output is not verified: by this EscalationPolicy's first cut alone the weak model answers, "
+                "and keeps its answers",
+                stacklevel=2,
+            )
         return StructuredRoute(router=self, target_schema=schema, options={"include_raw": include_raw, **kwargs})

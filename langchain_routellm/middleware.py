@@ -26,7 +26,7 @@ from langchain_routellm._record import RECORD, stamped
 from langchain_routellm.chat_models import ChatRouteLLM
 from routellm_core.calibration import Budget
 from routellm_core.errors import MissingExtraError
-from routellm_core.policy import RoutingPolicy
+from routellm_core.policy import RoutingPolicy, refuse_escalation
 from routellm_core.routers import Router
 from routellm_core.types import Decision, Fallback, OnError, Stickiness
 
@@ -135,6 +135,7 @@ class RouteLLMMiddleware(AgentMiddleware[RouteState, Any, Any]):
         normalize_history: bool = True,
     ) -> None:
         super().__init__()
+        refuse_escalation(policy)
         # never called itself: it holds the routes and the rules, and checks the arguments
         self._router = ChatRouteLLM(
             strong=strong,

@@ -10,11 +10,20 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from llama_index.core.base.llms.types import ChatResponse, CompletionResponse, TextBlock
 
+from llamaindex_routellm._escalated import Discarded, in_tool_loop
 from llamaindex_routellm._open_calls import OpenCall, current_call, listen, usage_of
 from llamaindex_routellm._portable import is_plain
 from llamaindex_routellm._scopes import current_pins
 from llamaindex_routellm.events import announce, current_span
-from routellm_core.policy import RouteRequest, error_to_raise, is_collecting, may_fall_back, observe, observe_usage
+from routellm_core.policy import (
+    RouteRequest,
+    error_to_raise,
+    is_collecting,
+    may_fall_back,
+    observe,
+    observe_discarded,
+    observe_usage,
+)
 from routellm_core.types import Decision, Usage
 
 if TYPE_CHECKING:
@@ -28,11 +37,22 @@ T = TypeVar("T")
 
 
 class Attempts:
-    """One call's way through the routes that may answer it."""
+    """One call's way through the routes that may answer it.
+
+    Attributes:
+        verifies: The answer now awaited is verified before anybody sees it.
+        kept: The weak answer, in pieces, where it stands in for a strong route that failed after an escalation.
+    """
+
+    # on the class, because only a cascade has them
+    verifies: bool = False
+    kept: Sequence[Any] | None = None
+    _weak: Discarded | None = None
 
     def __init__(self, caller: Caller, question: Question, request: RouteRequest, decision: Decision) -> None:
         self._caller = caller
         self._question = question
+        self._request = request
         self._decision, *self._others = caller.policy.attempts(decision, request)
         self._failures: list[tuple[str, Exception]] = []
         self._record: dict[str, Any] = {}
@@ -44,6 +64,9 @@ class Attempts:
         if self.listens:
             listen()
         announce(decision, self.call)
+        if caller.cascade is not None and question.is_text:
+            in_loop = not question.is_template and in_tool_loop(question.messages())
+            self.verifies = caller.cascade.may_escalate(decision, request, in_tool_loop=in_loop)
 
     @property
     def route(self) -> str:
@@ -54,8 +77,36 @@ class Attempts:
         """Whether a piece that says nothing must wait, because another route may answer in its stead."""
         return self._caller.policy.fallback != "none"
 
+    @property
+    def text(self) -> str:
+        """What was routed on."""
+        return self._question.text
+
+    @property
+    def decision(self) -> Decision:
+        """For the route on turn."""
+        return self._decision
+
+    def verified(self, pieces: Sequence[Any], final: Decision) -> bool:
+        """Take over what was decided on the weak answer; whether the strong route is asked now."""
+        self.verifies = False
+        weak = self._decision
+        if final is weak:
+            return False
+        self._decision, *self._others = self._caller.policy.attempts(final, self._request)
+        escalates = final.route != weak.route
+        if escalates:
+            counted = (usage for piece in reversed(pieces) if (usage := self.usage(piece)) is not None)
+            self._weak = Discarded(weak.route, pieces, next(counted, self.call.usage) if self.listens else None)
+            self.call.turn(final.route)
+            if self._pins is not None:
+                self._pins[self._caller] = final.route
+        announce(final, self.call)
+        return escalates
+
     def next_or_raise(self, error: Exception) -> None:
         """Turn to the next route, or raise what the policy says the caller gets."""
+        self.verifies = False
         self._failures.append((self.route, error))
         passing = may_fall_back(error)
         if self._others and passing:
@@ -65,6 +116,8 @@ class Attempts:
                 "route %r failed with %s, trying %r", self._failures[-1][0], type(error).__name__, self.route
             )
             self.call.turn(self.route)
+            if self._weak is not None:
+                self.kept = self._weak.pieces
             return
         chosen = error_to_raise(self._failures, last_is_passing=passing)
         context = chosen.__context__
@@ -92,6 +145,8 @@ class Attempts:
             announce(self._decision, self.call)
         if self._context is not None:
             self._context.run(observe, self._decision)
+            if self._weak is not None and self.kept is None:
+                self._context.run(observe_discarded, self._decision, self._weak.route, self._weak.usage)
 
     def remember(self, answer: object) -> None:
         """Let a later call find out who gave this answer."""
@@ -105,6 +160,8 @@ class Attempts:
         """What the answer, or a stream's last piece of it, took; None too where a router inside says it."""
         if isinstance(answer, (ChatResponse, CompletionResponse)):
             return None if RECORD_KEY in answer.additional_kwargs else usage_of(answer)
+        if self._weak is not None and self.kept is not None:
+            return self._weak.usage
         return self.call.usage  # as the backend's own events had it
 
     def took(self, usage: Usage | None) -> None:

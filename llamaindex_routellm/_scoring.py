@@ -9,7 +9,8 @@ from llama_index.core.instrumentation.dispatcher import active_instrument_tags  
 
 from llamaindex_routellm._open_calls import current_call
 from llamaindex_routellm._scopes import holding, unsteered
-from routellm_core.policy import RoutingPolicy
+from routellm_core.routers import Router
+from routellm_core.verifiers import Verifier
 
 __all__ = ["SCORING_TAG", "scoring"]
 
@@ -18,9 +19,9 @@ SCORING_TAG = {"routellm": "scoring"}
 
 
 @contextlib.contextmanager
-def scoring(policy: RoutingPolicy) -> Iterator[None]:
-    """Around a policy's decision: a router may be an LLM, and that LLM a router."""
-    if policy.router.is_quick:  # then it calls no model
+def scoring(scorer: Router | Verifier) -> Iterator[None]:
+    """Around a policy's decision: what scores may be an LLM, and that LLM a router."""
+    if scorer.is_quick:  # then it calls no model
         yield
         return
     tags = {**active_instrument_tags.get(), **SCORING_TAG}

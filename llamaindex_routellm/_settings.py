@@ -36,6 +36,10 @@ def refuse_settings(others: Mapping[str, Any], text: object) -> None:
         ConfigurationError: Says where they take effect, or that they are unknown.
     """
     for name, value in others.items():
+        if name == "escalation":  # of a dump; its threshold alone would keep weak answers unverified
+            raise ConfigurationError(
+                "a dump holds no verifier: restore a cascade as RouteLLM(models=..., policy=EscalationPolicy(...))"
+            )
         if name not in SETTINGS_OF_BACKENDS:
             meant = difflib.get_close_matches(name, _OPTIONS, n=1, cutoff=0.75)
             raise ConfigurationError(

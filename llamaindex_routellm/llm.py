@@ -42,7 +42,7 @@ from llamaindex_routellm._text import TextFunction, scored_prompt, scored_text, 
 from llamaindex_routellm.structured import RoutedStructuredLLM
 from routellm_core.calibration import Budget
 from routellm_core.errors import ConfigurationError
-from routellm_core.policy import RoutingPolicy, policy_from
+from routellm_core.policy import EscalationPolicy, RoutingPolicy, policy_from
 from routellm_core.routers import Router
 from routellm_core.types import Fallback, OnError, Stickiness
 
@@ -82,7 +82,8 @@ class RouteLLM(FunctionCallingLLM):
         budget: Instead, for two routes: money and what calls cost, turned into such a share.
         quality_floor: Instead, for two routes: the fraction of the strong model's mean quality to keep; for a
             router calibrated on labels.
-        policy: Instead of `router` and all words about routing: a `RoutingPolicy` over the same routes.
+        policy: Instead of `router` and all words about routing: a `RoutingPolicy` over the same routes, or an
+            `EscalationPolicy`, which has weak answers verified before anybody sees them.
         text: What of the messages is scored: a function from them to a str. Not asked where a prompt
             template carries the question. Default: the newest user message, with the last substantial
             one before it when it is a short follow-up.
@@ -177,6 +178,7 @@ class RouteLLM(FunctionCallingLLM):
                 "on_error": on_error,
                 "router_timeout_s": router_timeout_s,
             },
+            escalates=True,
         )
         super().__init__(
             models=chosen,
@@ -245,6 +247,12 @@ class RouteLLM(FunctionCallingLLM):
             "context_policy": self.context_policy,
             "normalize_history": self.normalize_history,
         }
+        if isinstance(self.policy, EscalationPolicy):
+            settings["escalation"] = {
+                "verifier": self.policy.verifier.name,
+                "escalation_threshold": self.policy.escalation_threshold,
+                "verify_from": self.policy.verify_from,
+            }
         if isinstance(self.utility_backend, str):
             settings["utility_backend"] = self.utility_backend
         return settings
@@ -321,23 +329,34 @@ class RouteLLM(FunctionCallingLLM):
         return clone
 
     # -- questions
-    def _asked(self, messages: Sequence[ChatMessage], tools: Any = ()) -> Question:
-        return Question(scored_text(messages, self.text), lambda: messages, bool(tools), route=self._route)
+    def _asked(self, messages: Sequence[ChatMessage], options: Mapping[str, Any]) -> Question:
+        tools = bool(options.get("tools"))
+        return Question(
+            scored_text(messages, self.text),
+            lambda: messages,
+            tools,
+            route=self._route,
+            is_text=not tools and options.get("response_format") is None,
+        )
 
-    def _asked_prompt(self, prompt: str) -> Question:
+    def _asked_prompt(self, prompt: str, options: Mapping[str, Any]) -> Question:
         route = self._utility_route if self._to_utility == "completions" else self._route
         return Question(
             scored_prompt(prompt, self.text),
             lambda: [ChatMessage(role=MessageRole.USER, content=prompt)],
             route=route,
+            is_text=options.get("response_format") is None,
         )
 
-    def _asked_template(self, prompt: BasePromptTemplate, arguments: dict[str, Any]) -> Question:
+    def _asked_template(
+        self, prompt: BasePromptTemplate, arguments: dict[str, Any], *, is_text: bool = False
+    ) -> Question:
         question = template_question(prompt, arguments)
         if question is None:
-            return self._asked(prompt.format_messages(llm=self, **arguments))
+            messages = prompt.format_messages(llm=self, **arguments)
+            return Question(scored_text(messages, self.text), lambda: messages, route=self._route, is_text=is_text)
         filled = functools.cache(lambda: prompt.format_messages(llm=self, **arguments))  # may call functions of its own
-        return Question(question, filled, is_template=True, route=self._route)
+        return Question(question, filled, is_template=True, route=self._route, is_text=is_text)
 
     def _asked_tools(
         self,
@@ -376,25 +395,25 @@ class RouteLLM(FunctionCallingLLM):
     # second layer would count its tokens twice.
     def chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponse:
         return self._caller.call(
-            self._asked(messages, kwargs.get("tools")),
+            self._asked(messages, kwargs),
             lambda llm: llm.chat(self._caller.history(llm, messages), **kwargs),
         )
 
     async def achat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponse:
         return await self._caller.acall(
-            self._asked(messages, kwargs.get("tools")),
+            self._asked(messages, kwargs),
             lambda llm: llm.achat(self._caller.history(llm, messages), **kwargs),
         )
 
     def stream_chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponseGen:
         return self._caller.stream(
-            self._asked(messages, kwargs.get("tools")),
+            self._asked(messages, kwargs),
             lambda llm: llm.stream_chat(self._caller.history(llm, messages), **kwargs),
         )
 
     async def astream_chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponseAsyncGen:
         return await self._caller.astream(
-            self._asked(messages, kwargs.get("tools")),
+            self._asked(messages, kwargs),
             lambda llm: llm.astream_chat(self._caller.history(llm, messages), **kwargs),
         )
 
@@ -402,50 +421,50 @@ class RouteLLM(FunctionCallingLLM):
         if (other := self._completes) is not None:
             return other.complete(prompt, formatted=formatted, **kwargs)
         return self._caller.call(
-            self._asked_prompt(prompt), lambda llm: llm.complete(prompt, formatted=formatted, **kwargs)
+            self._asked_prompt(prompt, kwargs), lambda llm: llm.complete(prompt, formatted=formatted, **kwargs)
         )
 
     async def acomplete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> CompletionResponse:
         if (other := self._completes) is not None:
             return await other.acomplete(prompt, formatted=formatted, **kwargs)
         return await self._caller.acall(
-            self._asked_prompt(prompt), lambda llm: llm.acomplete(prompt, formatted=formatted, **kwargs)
+            self._asked_prompt(prompt, kwargs), lambda llm: llm.acomplete(prompt, formatted=formatted, **kwargs)
         )
 
     def stream_complete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> CompletionResponseGen:
         if (other := self._completes) is not None:
             return other.stream_complete(prompt, formatted=formatted, **kwargs)
         return self._caller.stream(
-            self._asked_prompt(prompt), lambda llm: llm.stream_complete(prompt, formatted=formatted, **kwargs)
+            self._asked_prompt(prompt, kwargs), lambda llm: llm.stream_complete(prompt, formatted=formatted, **kwargs)
         )
 
     async def astream_complete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> CompletionResponseAsyncGen:
         if (other := self._completes) is not None:
             return await other.astream_complete(prompt, formatted=formatted, **kwargs)
         return await self._caller.astream(
-            self._asked_prompt(prompt), lambda llm: llm.astream_complete(prompt, formatted=formatted, **kwargs)
+            self._asked_prompt(prompt, kwargs), lambda llm: llm.astream_complete(prompt, formatted=formatted, **kwargs)
         )
 
     # -- prompt templates. Forwarded whole, so that the backend's template branch, system prompt and parser apply.
     def predict(self, prompt: BasePromptTemplate, **prompt_args: Any) -> str:
         """Answer a filled template; its question is scored, not what else fills it."""
         return self._caller.call(
-            self._asked_template(prompt, prompt_args), lambda llm: llm.predict(prompt, **prompt_args)
+            self._asked_template(prompt, prompt_args, is_text=True), lambda llm: llm.predict(prompt, **prompt_args)
         )
 
     async def apredict(self, prompt: BasePromptTemplate, **prompt_args: Any) -> str:
         return await self._caller.acall(
-            self._asked_template(prompt, prompt_args), lambda llm: llm.apredict(prompt, **prompt_args)
+            self._asked_template(prompt, prompt_args, is_text=True), lambda llm: llm.apredict(prompt, **prompt_args)
         )
 
     def stream(self, prompt: BasePromptTemplate, **prompt_args: Any) -> TokenGen:
         return self._caller.stream(
-            self._asked_template(prompt, prompt_args), lambda llm: llm.stream(prompt, **prompt_args)
+            self._asked_template(prompt, prompt_args, is_text=True), lambda llm: llm.stream(prompt, **prompt_args)
         )
 
     async def astream(self, prompt: BasePromptTemplate, **prompt_args: Any) -> TokenAsyncGen:
         return await self._caller.astream(
-            self._asked_template(prompt, prompt_args), lambda llm: llm.astream(prompt, **prompt_args)
+            self._asked_template(prompt, prompt_args, is_text=True), lambda llm: llm.astream(prompt, **prompt_args)
         )
 
     # -- structured output. The backend's own, which keeps its JSON-schema mode; some write into `llm_kwargs`.

@@ -19,7 +19,7 @@ from llamaindex_routellm._scoring import scoring
 from llamaindex_routellm.events import announce, current_span
 from routellm_core.calibration import Budget
 from routellm_core.errors import ConfigurationError, UnknownKindError
-from routellm_core.policy import RouteRequest, RoutingPolicy, observe, policy_from
+from routellm_core.policy import EscalationPolicy, RouteRequest, RoutingPolicy, observe, policy_from
 from routellm_core.routers import Router, router_and_threshold
 from routellm_core.types import Decision, OnError
 
@@ -100,6 +100,11 @@ class RouteLLMSelector(BaseSelector):
             "router_timeout_s": router_timeout_s,
         }
         cut = [name for name in ("threshold", "strong_share", "budget", "quality_floor") if options[name] is not None]
+        if isinstance(policy, EscalationPolicy):
+            raise ConfigurationError(
+                "policy= is an EscalationPolicy, which reads the weak answer; a selector chooses before anything is "
+                "answered. Give it a RoutingPolicy, and the EscalationPolicy to the RouteLLM inside"
+            )
         if isinstance(policy, RoutingPolicy):
             routes = policy.routes
         elif self._order is not None:
@@ -128,14 +133,14 @@ class RouteLLMSelector(BaseSelector):
     def _select(self, choices: Sequence[ToolMetadata], query: QueryBundle) -> SelectorResult:
         ranked = self._ranked(choices)
         policy, request = self._asked(ranked, query)
-        with scoring(policy):
+        with scoring(policy.router):
             decision = policy.decide([request])[0]
         return self._selected(policy, ranked, decision)
 
     async def _aselect(self, choices: Sequence[ToolMetadata], query: QueryBundle) -> SelectorResult:
         ranked = self._ranked(choices)
         policy, request = self._asked(ranked, query)
-        with scoring(policy):
+        with scoring(policy.router):
             decision = (await policy.adecide([request]))[0]
         return self._selected(policy, ranked, decision)
 

@@ -8,7 +8,7 @@ import pytest
 
 from routellm_core import Decision, collect_decisions
 from routellm_core.errors import ConfigurationError
-from routellm_core.policy import is_collecting, observe, observe_usage
+from routellm_core.policy import is_collecting, observe, observe_discarded, observe_usage
 from routellm_core.types import Usage
 
 PRICES = {"weak": (1.0, 2.0), "strong": (10.0, 40.0)}  # US dollars per million tokens in and out
@@ -32,6 +32,23 @@ def test_the_saving_is_worked_out_from_the_tokens_of_each_answer():
     assert saving.fraction == pytest.approx(0.8)
     assert str(saving) == "$0.007 instead of $0.035 for 2 answers, 80% saved"
     assert decisions.share("strong") == 0.5 == decisions.share("weak")
+
+
+def test_a_discarded_weak_answer_counts_in_what_was_spent_and_not_in_all_strong():
+    with collect_decisions() as decisions:
+        escalated = answered("strong", (1000, 500))  # 0.01 + 0.02 = 0.03
+        observe_discarded(escalated, "weak", Usage(input_tokens=1000, output_tokens=500))  # 0.001 + 0.001 = 0.002
+        unknown = answered("strong", (1000, 500))
+        observe_discarded(unknown, "weak", None)
+    saving = decisions.saving(PRICES)
+    assert saving.usd == pytest.approx(0.032)
+    assert saving.all_strong_usd == pytest.approx(0.03)
+    assert (saving.answers, saving.without_usage) == (1, 1)  # half of what the second took is not known
+    assert decisions.discarded_usage_of(escalated) == Usage(input_tokens=1000, output_tokens=500)
+    assert decisions.discarded_usage_of(unknown) is None
+    assert len(decisions) == 2
+    with pytest.raises(ConfigurationError, match="missing: weak"):
+        decisions.saving({"small": (1.0, 2.0), "strong": (10.0, 40.0)})
 
 
 def test_equal_decisions_keep_their_own_tokens_and_answers_without_any_are_counted_apart():

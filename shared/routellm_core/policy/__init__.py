@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from routellm_core.policy.arguments import POLICY_DEFAULTS, named_routes, policy_from
+from routellm_core.policy.arguments import POLICY_DEFAULTS, named_routes, policy_from, refuse_escalation
 from routellm_core.policy.collect import (
     CollectedDecisions,
     Saving,
     collect_decisions,
     is_collecting,
     observe,
+    observe_discarded,
     observe_usage,
 )
 from routellm_core.policy.escalation import EscalationPolicy
@@ -35,8 +36,10 @@ __all__ = [
     "may_fall_back",
     "named_routes",
     "observe",
+    "observe_discarded",
     "observe_usage",
     "policy_from",
+    "refuse_escalation",
     "routing_text",
     "tradeoff_within",
 ]

@@ -10,7 +10,7 @@ from routellm_core.errors import ConfigurationError
 from routellm_core.policy.escalation import EscalationPolicy
 from routellm_core.policy.threshold import RoutingPolicy
 
-__all__ = ["POLICY_DEFAULTS", "named_routes", "policy_from"]
+__all__ = ["POLICY_DEFAULTS", "named_routes", "policy_from", "refuse_escalation"]
 
 Backend = TypeVar("Backend")
 
@@ -57,17 +57,36 @@ def named_routes(
     return dict(models)
 
 
-def policy_from(policy: RoutingPolicy | None, routes: tuple[str, ...], options: Mapping[str, Any]) -> RoutingPolicy:
+def refuse_escalation(policy: object) -> None:
+    """For adapters that decide by the prompt alone.
+
+    Raises:
+        ConfigurationError: The policy decides again once the weak answer is there.
+    """
+    if isinstance(policy, EscalationPolicy):
+        # its first cut sends few prompts, or none, to the strong model at once: the rest would stay with the weak one
+        raise ConfigurationError(
+            "policy= is an EscalationPolicy, which decides again once the weak answer is there; here only the prompt "
+            "decides, which would keep weak answers unverified. Give a RoutingPolicy, or use ChatRouteLLM (LangChain) or "
+            "RouteLLM (LlamaIndex), which carry it out, or call both models yourself around EscalationPolicy.decide "
+            "and .verified (docs/escalation.md)"
+        )
+
+
+def policy_from(
+    policy: RoutingPolicy | None, routes: tuple[str, ...], options: Mapping[str, Any], *, escalates: bool = False
+) -> RoutingPolicy:
     """The given policy, or a new one from the options that were given.
 
     Args:
         policy: Decides everything; then no option may say something else.
         routes: Names of the backends, weakest first.
         options: Any of `POLICY_DEFAULTS`; None, or the default, counts as not given.
+        escalates: The adapter verifies weak answers, so that an `EscalationPolicy` may be given.
 
     Raises:
-        ConfigurationError: The policy is none, is about other routes, decides again after the weak answer, which no
-            adapter asks it to, or an option contradicts it.
+        ConfigurationError: The policy is none, is about other routes, decides again after the weak answer, which the
+            adapter does not ask it to, or an option contradicts it.
         RouteLLMError: As `RoutingPolicy`.
     """
     given = {n: v for n, v in options.items() if v is not None and not _equal(v, POLICY_DEFAULTS[n])}
@@ -75,13 +94,8 @@ def policy_from(policy: RoutingPolicy | None, routes: tuple[str, ...], options: 
         return RoutingPolicy(routes=routes, **given)
     if not isinstance(policy, RoutingPolicy):
         raise ConfigurationError(f"policy= is a RoutingPolicy, got {type(policy).__name__}")
-    if isinstance(policy, EscalationPolicy):
-        # its first cut sends few prompts, or none, to the strong model at once: the rest would stay with the weak one
-        raise ConfigurationError(
-            "policy= is an EscalationPolicy, which decides again once the weak answer is there; the adapters decide by "
-            "the prompt alone and would keep weak answers unverified. Give a RoutingPolicy, or call both models "
-            "yourself around EscalationPolicy.decide and .verified (docs/escalation.md)"
-        )
+    if not escalates:
+        refuse_escalation(policy)
     if policy.routes != routes:
         raise ConfigurationError(
             f"policy= routes between {', '.join(policy.routes)}, but the backends are "

@@ -15,7 +15,16 @@ from routellm_core.errors import ConfigurationError
 from routellm_core.prices import cost_usd
 from routellm_core.types import Decision, Usage
 
-__all__ = ["CollectedDecisions", "Price", "Saving", "collect_decisions", "is_collecting", "observe", "observe_usage"]
+__all__ = [
+    "CollectedDecisions",
+    "Price",
+    "Saving",
+    "collect_decisions",
+    "is_collecting",
+    "observe",
+    "observe_discarded",
+    "observe_usage",
+]
 
 Price = str | tuple[float, float]
 """A "provider:model" of the price list, or US dollars per million tokens in and out."""
@@ -26,7 +35,7 @@ class Saving:
     """What the collected answers cost, against all of them from the strong route.
 
     Attributes:
-        usd: What they cost.
+        usd: What they cost, weak answers that were escalated included.
         all_strong_usd: What the strong route would have cost for the same tokens in and out. Another model would
             not write as many tokens; nobody knows how many without asking it.
         answers: Priced ones.
@@ -63,6 +72,7 @@ class CollectedDecisions(list[Decision]):
         super().__init__()
         # with the decision, whose id nothing else then gets, be it taken out of the list
         self._usage: dict[int, tuple[Decision, Usage]] = {}
+        self._discarded: dict[int, tuple[Decision, str, Usage | None]] = {}
 
     def add(self, decision: Decision, usage: Usage | None = None) -> None:
         """Append a decision, with what its answer took where that is known."""
@@ -73,6 +83,10 @@ class CollectedDecisions(list[Decision]):
     def usage_of(self, decision: Decision) -> Usage | None:
         """Tokens of the answer behind one of these decisions (by identity); None: its backend did not say."""
         return self._usage.get(id(decision), (decision, None))[1]
+
+    def discarded_usage_of(self, decision: Decision) -> Usage | None:
+        """Tokens of the weak answer that was not good enough; None: there was none, or its backend did not say."""
+        return self._discarded.get(id(decision), (decision, "", None))[2]
 
     def share(self, route: str = "strong") -> float:
         """Fraction of the answers that came from a route; NaN without answers."""
@@ -98,6 +112,7 @@ class CollectedDecisions(list[Decision]):
         best = ("strong" if "strong" in prices else list(prices)[-1]) if strong is None else strong
         # what took no tokens needs no price: selections between query engines, routers around routers
         priced = {decision.route for decision in self if self.usage_of(decision) is not None}
+        priced |= {route for _, route, usage in self._discarded.values() if usage is not None}
         missing = sorted({best, *priced} - set(prices))
         if missing:
             raise ConfigurationError(f"prices= says what each route costs; missing: {', '.join(missing)}")
@@ -105,11 +120,14 @@ class CollectedDecisions(list[Decision]):
         answers = without = 0
         for decision in self:
             usage = self.usage_of(decision)
-            if usage is None:
+            _, earlier, took = self._discarded.get(id(decision), (decision, "", None))
+            if usage is None or (earlier and took is None):
                 without += 1
                 continue
             answers += 1
             usd += _cost(prices[decision.route], usage)
+            if took is not None:  # to the strong model alone this prompt would have gone once
+                usd += _cost(prices[earlier], took)
             all_strong += _cost(prices[best], usage)
         return Saving(usd=usd, all_strong_usd=all_strong, answers=answers, without_usage=without)
 
@@ -171,3 +189,9 @@ def observe_usage(decision: Decision, usage: Usage) -> None:
     """Tell the open collectors what an answer took; `decision` is the very object that was observed."""
     for collected in _collectors.get():
         collected._usage[id(decision)] = decision, usage
+
+
+def observe_discarded(decision: Decision, route: str, usage: Usage | None) -> None:
+    """Tell the open collectors what an escalated weak answer took, for which `decision`'s was given instead."""
+    for collected in _collectors.get():
+        collected._discarded[id(decision)] = decision, route, usage
