@@ -67,8 +67,8 @@ def refuse_escalation(policy: object) -> None:
         # its first cut sends few prompts, or none, to the strong model at once: the rest would stay with the weak one
         raise ConfigurationError(
             "policy= is an EscalationPolicy, which decides again once the weak answer is there; here only the prompt "
-            "decides, which would keep weak answers unverified. Give a RoutingPolicy, or use ChatRouteLLM (LangChain) or "
-            "RouteLLM (LlamaIndex), which carry it out, or call both models yourself around EscalationPolicy.decide "
+            "decides, which would keep weak answers unverified. Give a RoutingPolicy, or use ChatRouteLLM (LangChain) "
+            "or RouteLLM (LlamaIndex), which carry it out, or call both models yourself around EscalationPolicy.decide "
             "and .verified (docs/escalation.md)"
         )
 
