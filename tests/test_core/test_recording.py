@@ -289,12 +289,12 @@ def test_the_command_sums_up(many):
 
 
 def test_calibrating_and_testing_for_drift_need_no_text(many, tmp_path):
+    pytest.importorskip("scipy")
     folder = tmp_path / "router"
     result = run("calibrate", many, "--recorded", "--strong-share", "0.3", "--save", folder, "--json")
     assert result.exit_code == 0, result.output
     # win rates are spread evenly over [0, 1]: the upper 30 % begin at 0.7
     assert json.loads((folder / "config.json").read_text())["calibration"]["threshold"] == pytest.approx(0.7, abs=1e-3)
-    pytest.importorskip("scipy")
     same = run("drift", many, "--recorded", "--router", folder, "--json")
     assert json.loads(same.stdout)["drifted"] is False
 
