@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from routellm_core import CostAwarePolicy, RoutingPolicy, load_router
+from routellm_core import CostAwarePolicy, RoutingPolicy
 from routellm_core.errors import ConfigurationError, DataError, ScoringError, UnknownKindError
 from routellm_core.policy import POLICY_DEFAULTS, RouteRequest, choose_models, policy_from, tradeoff_within
 from routellm_core.testing import ScriptedRouter
@@ -221,7 +221,7 @@ def test_a_threshold_for_a_call_is_refused():
         {"costs_usd": {"small": 0.1}},
         {"costs_usd": ["small", "mid"]},
         {"costs_usd": {"small": 0.1, "other": 0.2}, "model_ids": {"other": "small"}},
-        {"router": load_router("default")},
+        {"router": "random"},
         {"router": "router-mf-0.11593"},
     ],
 )

@@ -23,6 +23,7 @@ ROUTERS = Registry(
         "bert": "routellm_core.routers.bert:BertRouter",
         "causal": "routellm_core.routers.causal:CausalLLMRouter",
         "difficulty": "routellm_core.routers.difficulty:DifficultyRouter",
+        "difficulty_pair": "routellm_core.routers.pair:DifficultyPairRouter",
         "fitted": "routellm_core.routers.fitted:FittedRouter",
         "llm": "routellm_core.routers.llm:LLMRouter",
         "mf": "routellm_core.routers.mf:MatrixFactorizationRouter",
