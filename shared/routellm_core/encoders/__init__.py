@@ -11,6 +11,7 @@ from routellm_core.encoders.vectors import vectors_by_text
 
 if TYPE_CHECKING:
     from routellm_core.encoders.hashing import HashingEncoder as HashingEncoder
+    from routellm_core.encoders.onnx import OnnxEncoder as OnnxEncoder
     from routellm_core.encoders.remote import RemoteEncoder as RemoteEncoder
     from routellm_core.encoders.stacked import StackedEncoder as StackedEncoder
     from routellm_core.encoders.static import StaticEncoder as StaticEncoder
@@ -21,6 +22,7 @@ __all__ = [
     "ENCODERS",
     "Encoder",
     "HashingEncoder",
+    "OnnxEncoder",
     "RemoteEncoder",
     "StackedEncoder",
     "StaticEncoder",

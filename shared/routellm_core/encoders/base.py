@@ -124,6 +124,7 @@ ENCODERS = Registry(
     "encoder",
     {
         "hashing": "routellm_core.encoders.hashing:HashingEncoder",
+        "onnx": "routellm_core.encoders.onnx:OnnxEncoder",
         "remote": "routellm_core.encoders.remote:RemoteEncoder",
         "stacked": "routellm_core.encoders.stacked:StackedEncoder",
         "static": "routellm_core.encoders.static:StaticEncoder",

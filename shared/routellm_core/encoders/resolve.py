@@ -17,8 +17,8 @@ __all__ = ["as_encoder", "resolve_encoder"]
 
 _ACCEPTED = (
     "'default' (the embedded router's), 'hashing' or 'hashing:WIDTH', 'transformer:NAME or FOLDER', "
-    "'static:FOLDER' (model2vec), 'openai:MODEL' (reads OPENAI_API_KEY and OPENAI_BASE_URL), "
-    "or the folder of a saved router or of a model2vec model"
+    "'static:FOLDER' (model2vec), 'onnx:FOLDER', 'openai:MODEL' (reads OPENAI_API_KEY and OPENAI_BASE_URL), "
+    "or the folder of a saved router, of a model2vec model or of an ONNX encoder"
 )
 
 
@@ -48,8 +48,8 @@ def resolve_encoder(spec: str | Path) -> Encoder:
     Args:
         spec: "default": the embedded router's own. "hashing" or "hashing:1024": no files needed.
             "transformer:NAME": a Hugging Face model, by hub name or folder. "static:FOLDER": a model2vec
-            model. "openai:text-embedding-3-small": through the package openai. A folder: a saved
-            router's encoder, or a model2vec model.
+            model. "onnx:FOLDER": an ONNX encoder, see `OnnxEncoder`. "openai:text-embedding-3-small": through
+            the package openai. A folder: a saved router's encoder, a model2vec model or an ONNX encoder.
 
     Raises:
         ConfigurationError: It is none of these; the message lists them.
@@ -71,11 +71,14 @@ def resolve_encoder(spec: str | Path) -> Encoder:
     if kind == "static" and argument:
         static: Encoder = ENCODERS.load("static")(argument)
         return static
+    if kind == "onnx" and argument:
+        onnx: Encoder = ENCODERS.load("onnx")(argument)
+        return onnx
     if kind == "openai" and argument:
         return _openai(argument)
     if os.path.isdir(text):  # not Path.is_dir(), which raises for what is too long for a path
         if (Path(text) / "tokenizer.json").is_file():  # a saved router has none beside its config.json
-            return resolve_encoder(f"static:{text}")
+            return resolve_encoder(f"{'onnx' if (Path(text) / 'model.onnx').is_file() else 'static'}:{text}")
         return _of_router(Path(text))
     raise ConfigurationError(f"no encoder {text!r}: give {_ACCEPTED}")
 
