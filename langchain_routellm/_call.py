@@ -24,6 +24,7 @@ from langchain_routellm._config import (
     aside,
     for_child,
     joined_callbacks,
+    metadata_of,
     split,
     with_defaults,
     without_record,
@@ -77,9 +78,19 @@ class Host(ABC):
 
     @abstractmethod
     def request(
-        self, value: Any, settings: Mapping[str, Any], kwargs: Mapping[str, Any], *, may_wait: bool
+        self,
+        value: Any,
+        settings: Mapping[str, Any],
+        kwargs: Mapping[str, Any],
+        *,
+        may_wait: bool,
+        metadata: Mapping[str, Any] | None = None,
     ) -> RouteRequest:
         """What the policy needs to know; `may_wait` is False on an event loop."""
+
+    def metadata(self, config: RunnableConfig) -> Mapping[str, Any] | None:
+        """The metadata of a call's run, if the router wants to know of any."""
+        return metadata_of(config, self.defaults) if self.policy.router.metadata_columns else None
 
     @abstractmethod
     def target(self, route: str, kwargs: Mapping[str, Any]) -> tuple[Runnable[Any, Any], dict[str, Any]]:
@@ -118,6 +129,7 @@ class Call:
         self.config = with_defaults(config, host.defaults)
         self.run_id = self.config.pop("run_id", None)
         self.settings, self.kwargs = split(self.config, kwargs, model_names_route=host.model_names_route)
+        self.metadata = host.metadata(self.config)
         self.failures: list[tuple[str, Exception]] = []
         self.queue: list[Decision] | None = None
         self._first_token = None if host.policy.fallback == "none" else FirstToken()
@@ -153,7 +165,7 @@ class Call:
     # -- the decision
     def request(self, *, may_wait: bool) -> RouteRequest:
         """What the policy needs to know of this call."""
-        return self.host.request(self.value, self.settings, self.kwargs, may_wait=may_wait)
+        return self.host.request(self.value, self.settings, self.kwargs, may_wait=may_wait, metadata=self.metadata)
 
     def decide(self, run: CallbackManagerForChainRun) -> Decision:
         """The first attempt; a batch has decided before."""

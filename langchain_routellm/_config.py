@@ -25,6 +25,7 @@ __all__ = [
     "checked",
     "for_child",
     "joined_callbacks",
+    "metadata_of",
     "split",
     "with_defaults",
     "without_record",
@@ -52,6 +53,14 @@ def with_defaults(config: RunnableConfig | None, own: RunnableConfig) -> Runnabl
     if own_callbacks := own.get("callbacks"):
         merged["callbacks"] = joined_callbacks(own_callbacks, merged.get("callbacks"))
     return merged
+
+
+def metadata_of(config: RunnableConfig, own: RunnableConfig) -> Mapping[str, Any]:
+    """The metadata that the call's run has: what runs around it pass on, the constructor's, its own; the last wins."""
+    manager = config.get("callbacks")
+    # a chain that calls us with metadata of its own does not give us what it was called with, but its callbacks do
+    inherited = manager.inheritable_metadata if isinstance(manager, BaseCallbackManager) else {}
+    return {**inherited, **own.get("metadata", {}), **config.get("metadata", {})}
 
 
 def joined_callbacks(own: Any, given: Any) -> Any:

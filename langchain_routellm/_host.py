@@ -52,7 +52,13 @@ class ChatHost(Host):
         return self._converted[1]
 
     def request(
-        self, value: Any, settings: Mapping[str, Any], kwargs: Mapping[str, Any], *, may_wait: bool
+        self,
+        value: Any,
+        settings: Mapping[str, Any],
+        kwargs: Mapping[str, Any],
+        *,
+        may_wait: bool,
+        metadata: Mapping[str, Any] | None = None,
     ) -> RouteRequest:
         messages = self.messages(value)
         # an agent that was told to use native structured output says so with this argument
@@ -77,6 +83,7 @@ class ChatHost(Host):
             conversation=conversation_route(messages),
             threshold=settings.get(PREFIX + "threshold"),
             stickiness=settings.get(PREFIX + "stickiness"),
+            metadata=metadata,
             capable=capable,
         )
 

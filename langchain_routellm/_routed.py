@@ -33,7 +33,7 @@ def _batch_calls(
     requests = []
     for value, config in zip(inputs, configs, strict=True):
         settings, rest = split(config, kwargs, model_names_route=host.model_names_route)
-        requests.append(host.request(value, settings, rest, may_wait=may_wait))
+        requests.append(host.request(value, settings, rest, may_wait=may_wait, metadata=host.metadata(config)))
     return requests
 
 

@@ -37,7 +37,13 @@ class RunnableHost(Host):
         self.decides_in_run = bool(router.overrides)
 
     def request(
-        self, value: Any, settings: Mapping[str, Any], kwargs: Mapping[str, Any], *, may_wait: bool
+        self,
+        value: Any,
+        settings: Mapping[str, Any],
+        kwargs: Mapping[str, Any],
+        *,
+        may_wait: bool,
+        metadata: Mapping[str, Any] | None = None,
     ) -> RouteRequest:
         forced = settings.get(PREFIX + "route")
         # of a dict nobody knows whose answers its messages are; of messages, the route's answers are stamped by us
@@ -49,6 +55,7 @@ class RunnableHost(Host):
             conversation=conversation_route(history),
             threshold=settings.get(PREFIX + "threshold"),
             stickiness=settings.get(PREFIX + "stickiness"),
+            metadata=metadata,
         )
 
     def target(self, route: str, kwargs: Mapping[str, Any]) -> tuple[Runnable[Any, Any], dict[str, Any]]:

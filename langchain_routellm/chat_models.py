@@ -53,7 +53,8 @@ class ChatRouteLLM(BaseChatModel):
     The newest human message is scored (a short follow-up such as "why?" together with the last substantial
     one). A tool loop stays on the route where it began. One call can differ through
     `config["configurable"]`: `routellm_route` (a route's name), `routellm_threshold`, `routellm_stickiness`;
-    `model="strong"` as a call argument names a route too.
+    `model="strong"` as a call argument names a route too. A router that was fitted with metadata finds its columns in
+    the run's metadata: `config={"metadata": {"topic": "law"}}`, here or on a chain around this.
 
     Args:
         strong: The better backend: a chat model, or a "provider:model" string that becomes one on first use

@@ -74,7 +74,8 @@ class RouteLLMMiddleware(AgentMiddleware[RouteState, Any, Any]):
     A tool loop stays on the route where it began. Each answer carries its record in
     `response_metadata["routellm"]`; the newest is in the agent's state under "routellm". One call can differ by
     `config["configurable"]`, or by the same names in the run's `context=` (which also works in async code on
-    Python 3.10): `routellm_route`, `routellm_threshold`, `routellm_stickiness`.
+    Python 3.10): `routellm_route`, `routellm_threshold`, `routellm_stickiness`. A router that was fitted with metadata
+    finds its columns in the run's metadata, else by name in `context=`.
 
     The agent's own `model` argument must be given and is never called; the strong model is a good choice.
 
@@ -176,6 +177,9 @@ class RouteLLMMiddleware(AgentMiddleware[RouteState, Any, Any]):
         call = Call(_AgentHost(self._router, request), value, None, {"tools": needs_tools})
         given = {name: value for name, value in call.settings.items() if value is not None}
         call.settings = {**_of_context(request.runtime), **given}
+        if call.metadata is not None:
+            columns = self.routing_policy.router.metadata_columns
+            call.metadata = {**_named(request.runtime, columns), **call.metadata}
         return call
 
     def _routed(self, request: ModelRequest[Any], call: Call, decision: Decision) -> ModelRequest[Any]:
@@ -232,10 +236,16 @@ def _of_context(runtime: Any) -> dict[str, Any]:
     """The call's settings in the run's context: a dict, or an object with such attributes."""
     context = getattr(runtime, "context", None)
     if isinstance(context, Mapping):
-        found = {name: value for name, value in checked(context).items() if name in SETTINGS}
-    else:
-        found = {name: getattr(context, name, None) for name in SETTINGS}
-    return {name: value for name, value in found.items() if value is not None}
+        checked(context)
+    return {name: value for name, value in _named(runtime, SETTINGS).items() if value is not None}
+
+
+def _named(runtime: Any, names: Sequence[str]) -> dict[str, Any]:
+    """What the run's context has under these names."""
+    context = getattr(runtime, "context", None)
+    if isinstance(context, Mapping):
+        return {name: context[name] for name in names if name in context}
+    return {name: getattr(context, name) for name in names if hasattr(context, name)}
 
 
 @contextlib.contextmanager

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -17,8 +17,9 @@ from langchain_core.outputs import ChatGeneration, LLMResult
 
 from langchain_routellm._history import text_to_score
 from langchain_routellm._record import PREFIX
-from routellm_core.errors import RouteLLMError
+from routellm_core.errors import ConfigurationError, RouteLLMError
 from routellm_core.recording import Feedback, RecordedCall, open_sink, prompt_digest
+from routellm_core.routers.metadata import known_category
 from routellm_core.types import Decision
 
 if TYPE_CHECKING:
@@ -55,11 +56,13 @@ class CallRecorder(BaseCallbackHandler):
         sink: A file named *.jsonl or *.sqlite, or anything with the methods of `routellm_core.recording.Sink`.
         prompts: Keep the text of the newest human message (needed to train on feedback).
         answers: Keep the answers' text.
+        metadata: Keep these columns of the runs' metadata, such as ["tier"] (needed to fit a router that knows them);
+            name none that holds what users wrote.
         digest_key: A secret of the application, without which nobody can check a guessed prompt against its digest.
         clock: Seconds since 1970.
 
     Raises:
-        ConfigurationError: The file has another ending, or cannot be opened.
+        ConfigurationError: The file has another ending, or cannot be opened; `metadata` is no list.
         DataError: Something else is in the file.
 
     Example:
@@ -75,12 +78,16 @@ class CallRecorder(BaseCallbackHandler):
         *,
         prompts: bool = False,
         answers: bool = False,
+        metadata: Collection[str] = (),
         digest_key: bytes = b"",
         clock: Callable[[], float] = time.time,
     ) -> None:
+        if isinstance(metadata, str):
+            raise ConfigurationError(f"metadata= is a list of columns, got the str {metadata!r}")
         self.sink: Sink = open_sink(sink) if isinstance(sink, (str, Path)) else sink
         self.prompts = prompts
         self.answers = answers
+        self.metadata = tuple(metadata)
         self._digest_key = digest_key
         self._clock = clock
         self._rests_until = 0.0
@@ -196,6 +203,9 @@ class CallRecorder(BaseCallbackHandler):
             record["prompt_digest"] = prompt_digest(text, key=self._digest_key)
             if self.prompts:
                 record["prompt"] = text
+        known = {name: known_category(name, metadata.get(name)) for name in self.metadata}
+        if known := {name: text for name, text in known.items() if text is not None}:
+            record["metadata"] = known
         _keep(self._open, run_id.int, (record, time.perf_counter()))
 
     def on_llm_end(self, response: LLMResult, *, run_id: UUID, **kwargs: Any) -> None:

@@ -57,7 +57,8 @@ class RouterRunnable(RunnableSerializable[Input, Output]):
     as metadata (`routellm_route`, ...), and `collect_decisions()` yields the `Decision`.
 
     One call can differ through `config["configurable"]`: `routellm_route` (a route's name), `routellm_threshold`,
-    `routellm_stickiness`. Routers inside a route do not see them.
+    `routellm_stickiness`. Routers inside a route do not see them. A router that was fitted with metadata finds its
+    columns in `config["metadata"]`.
 
     Args:
         routes: Two or more by name, weakest first: runnables, functions, or dicts of them.

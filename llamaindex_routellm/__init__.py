@@ -11,6 +11,7 @@ from routellm_core._version import __version__
 
 if TYPE_CHECKING:
     from llamaindex_routellm._scopes import force_route as force_route
+    from llamaindex_routellm._scopes import metadata_scope as metadata_scope
     from llamaindex_routellm._scopes import pinned as pinned
     from llamaindex_routellm._scopes import query_scope as query_scope
     from llamaindex_routellm.encoders import LlamaIndexEncoder as LlamaIndexEncoder
@@ -26,6 +27,7 @@ _NAMES = {
     "RoutingDecisionEvent": "llamaindex_routellm.events",
     "SynthesisQueryTracker": "llamaindex_routellm.events",
     "force_route": "llamaindex_routellm._scopes",
+    "metadata_scope": "llamaindex_routellm._scopes",
     "pinned": "llamaindex_routellm._scopes",
     "query_scope": "llamaindex_routellm._scopes",
 }
@@ -38,6 +40,7 @@ __all__ = [
     "SynthesisQueryTracker",
     "__version__",
     "force_route",
+    "metadata_scope",
     "pinned",
     "query_scope",
 ]

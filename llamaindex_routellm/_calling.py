@@ -17,7 +17,7 @@ from llamaindex_routellm._escalated import answer_of, given
 from llamaindex_routellm._ledger import AnswerLedger
 from llamaindex_routellm._open_calls import AReadWithin, ReadWithin, current_call
 from llamaindex_routellm._portable import portable
-from llamaindex_routellm._scopes import current_pins, forced_route
+from llamaindex_routellm._scopes import current_pins, forced_route, metadata_here
 from llamaindex_routellm._scoring import scoring
 from routellm_core.policy import EscalationPolicy, RouteRequest, RoutingPolicy, Turns
 from routellm_core.types import Decision
@@ -262,6 +262,7 @@ class Caller:
             pinned=pin,
             conversation=self.ledger.conversation(question.messages()) if conversation else None,
             capable=self.capability.check(question.must_call_tools, size),
+            metadata=metadata_here() if self.policy.router.metadata_columns else None,
         )
 
     def _pinned(self, request: RouteRequest, decision: Decision) -> tuple[RouteRequest, Decision]:

@@ -7,9 +7,13 @@ synthesizers run in copied contexts, and so see the scope they were started in.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextvars import ContextVar
-from typing import TypeVar
+from typing import Any, TypeVar
+
+from llama_index.core.instrumentation.dispatcher import active_instrument_tags  # type: ignore[attr-defined] # re-exported silently
+
+from routellm_core.errors import ConfigurationError
 
 __all__ = [
     "current_pins",
@@ -17,6 +21,8 @@ __all__ = [
     "force_route",
     "forced_route",
     "holding",
+    "metadata_here",
+    "metadata_scope",
     "pinned",
     "query_scope",
     "query_stack",
@@ -27,6 +33,7 @@ __all__ = [
 T = TypeVar("T")
 
 _forced: ContextVar[str | None] = ContextVar("llamaindex_routellm_forced", default=None)
+_metadata: ContextVar[Mapping[str, Any] | None] = ContextVar("llamaindex_routellm_metadata", default=None)
 _pins: ContextVar[dict[object, str] | None] = ContextVar("llamaindex_routellm_pins", default=None)
 
 query_stack: ContextVar[tuple[tuple[str | None, str], ...]] = ContextVar("llamaindex_routellm_query", default=())
@@ -98,6 +105,36 @@ def query_scope(text: str) -> Iterator[None]:
     """
     with holding(query_stack, (*query_stack.get(), (None, text))):
         yield
+
+
+@contextlib.contextmanager
+def metadata_scope(metadata: Mapping[str, Any]) -> Iterator[None]:
+    """Say what is known of every call inside, to routers that were fitted with metadata.
+
+    Routers take the columns they know and leave the rest; scopes inside scopes add to each other. Nothing of it is sent
+    to a backend. What LlamaIndex's own `instrument_tags` says is taken, too, where no scope says otherwise.
+
+    An answer that is streamed must be read inside the scope, as with `force_route`.
+
+    Args:
+        metadata: Values by column: str, int, bool, an enum's member, or None where unknown.
+
+    Raises:
+        ConfigurationError: It is no mapping.
+
+    Example:
+        >>> with metadata_scope({"topic": "law", "tier": "paid"}):
+        ...     index.as_query_engine(llm=llm).query("Who is liable?")
+    """
+    if not isinstance(metadata, Mapping):
+        raise ConfigurationError(f"metadata_scope takes a mapping of columns to values, got {type(metadata).__name__}")
+    with holding(_metadata, {**(_metadata.get() or {}), **metadata}):
+        yield
+
+
+def metadata_here() -> Mapping[str, Any]:
+    """What is known of calls here."""
+    return {**active_instrument_tags.get(), **(_metadata.get() or {})}
 
 
 def forced_route() -> str | None:

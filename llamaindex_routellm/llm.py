@@ -64,7 +64,8 @@ class RouteLLM(FunctionCallingLLM):
     The question is scored, not the context that a query engine packs around it, and a whole agent run
     is about one question. The record of the decision is on each response, as
     `additional_kwargs["routellm"]`; `routellm_core.collect_decisions()` sees those behind query engines
-    and agents too.
+    and agents too. A router that was fitted with metadata finds its columns in `metadata_scope`, or
+    in LlamaIndex's `instrument_tags`, around the call.
 
     Prompt settings (`system_prompt`, `output_parser`, ...) and rate limiters belong to the backends,
     where they take effect.

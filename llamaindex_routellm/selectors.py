@@ -14,7 +14,7 @@ from llama_index.core.schema import QueryBundle
 from llama_index.core.tools.types import ToolMetadata
 
 from llamaindex_routellm._open_calls import OpenCall, current_call
-from llamaindex_routellm._scopes import current_pins, forced_route, scope_query
+from llamaindex_routellm._scopes import current_pins, forced_route, metadata_here, scope_query
 from llamaindex_routellm._scoring import scoring
 from llamaindex_routellm.events import announce, current_span
 from routellm_core.calibration import Budget
@@ -45,7 +45,8 @@ class RouteLLMSelector(BaseSelector):
 
     A choice's route is called by its tool's name, where the tools have different ones; else "weak" and "strong", or
     "choice_1", "choice_2", ... `force_route` takes these names, and "weak" and "strong" for the first and the last
-    choice. `pinned` keeps the choice of the first question; `query_scope(text)` has that text scored.
+    choice. `pinned` keeps the choice of the first question; `query_scope(text)` has that text scored;
+    `metadata_scope(...)` says what else is known of the question.
 
     Args:
         router: What scores: "default", a folder, a hub name or a `Router`; "router-mf-0.11593" names a published
@@ -171,6 +172,7 @@ class RouteLLMSelector(BaseSelector):
             text=query.query_str if text is None else text,
             forced=None if forced is None else policy.routes[_place_of(forced, names)],
             pinned=policy.routes[names.index(pin)] if pin in names else None,
+            metadata=metadata_here() if policy.router.metadata_columns else None,
         )
 
     def _policy_for(self, n_choices: int) -> RoutingPolicy:

@@ -126,11 +126,40 @@ def test_bad_input_is_one_line_with_file_and_line_and_nothing_written(tmp_path, 
     assert sorted(os.listdir(tmp_path)) == ["in.jsonl", "out.jsonl"]
 
 
-@pytest.mark.parametrize("name", ["in.csv", "in.json", "IN.PARQUET"])
-def test_other_formats_are_not_taken_for_plain_lines(tmp_path, name):
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [("in.xlsx", "give JSONL"), ("in.json", "not JSON"), ("IN.PARQUET", "cannot be read as Parquet")],
+)
+def test_other_formats_are_not_taken_for_plain_lines(tmp_path, name, message):
     done = run("--file", write(tmp_path, name, b"prompt\nhi\n"))
     assert (done.returncode, done.stdout) == (2, "")
-    assert "give JSONL" in done.stderr
+    assert message in done.stderr and done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("name", ["in.csv", "in.TSV", "in.json", "in.parquet"])
+def test_tables_are_read_and_their_columns_kept_as_json_has_them(tmp_path, name):
+    pandas = pytest.importorskip("pandas")
+    table = pandas.DataFrame({"id": [1, 2], "prompt": ["hi", "a, b"], "mean": [0.5, None]})
+    if name.endswith("parquet"):
+        pytest.importorskip("pyarrow")
+        table["day"] = pandas.to_datetime(["2024-01-02", "2024-01-03"])
+        table.to_parquet(tmp_path / name)
+    elif name.endswith("json"):
+        table.to_json(tmp_path / name, orient="records")
+    else:
+        table.to_csv(tmp_path / name, index=False, sep="," if name.endswith("csv") else "\t")
+    first, second = rows(run("--file", tmp_path / name).stdout)
+    assert (first["prompt"], second["prompt"]) == ("hi", "a, b")
+    assert (str(first["id"]), float(first["mean"]), second["mean"] or None) == ("1", 0.5, None)
+    assert first.get("day", "2024-01-02 00:00:00") == "2024-01-02 00:00:00"
+    assert 0 <= first["win_rate"] <= 1
+
+
+def test_a_table_that_has_a_result_already_or_no_prompt_is_refused(tmp_path):
+    done = run("--file", write(tmp_path, "in.csv", b"prompt,route\nhi,weak\n"))
+    assert "there is a column 'route' already" in done.stderr
+    assert "no column 'prompt'; it has question" in run("--file", write(tmp_path, "q.csv", b"question\nhi\n")).stderr
+    assert "line 3: empty prompt" in run("--file", write(tmp_path, "e.csv", b"prompt,x\nhi,1\n,2\n")).stderr
 
 
 def test_output_follows_links_keeps_modes_and_leaves_special_files_alone(tmp_path):

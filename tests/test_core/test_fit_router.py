@@ -123,8 +123,9 @@ def test_metadata_is_learned_from_and_unknown_values_count_as_nothing(caplog):
     with caplog.at_level("WARNING"):
         router.win_rate(same), router.win_rate(same)
     assert [record.message for record in caplog.records if "without it" in record.message] == [
-        "router 'fitted' was fitted with metadata (tier) and scores without it, which is worse than a fit without: "
-        "adapters and policies pass none on"
+        "router 'fitted' was fitted with metadata (tier) and scores without it, which is worse than a fit without; "
+        'it comes with the call: config={"metadata": {...}} in LangChain, metadata_scope() in LlamaIndex, metadata= '
+        "elsewhere"
     ]
     free, paid, unknown, none = router.win_rate(same, metadata={"tier": ["free", "paid", "vip", None]})
     assert free < unknown == none < paid

@@ -13,6 +13,7 @@ import subprocess
 import sys
 import threading
 
+import numpy as np
 import pytest
 
 from routellm_core.errors import ConfigurationError, DataError, StateError
@@ -474,3 +475,38 @@ def test_the_command_never_replaces_the_recording(many):
     result = run("recorded", many, "--prompts", many)
     assert isinstance(result.exception, ConfigurationError) and "different files" in str(result.exception)
     assert many.read_bytes() == before
+
+
+# -- metadata
+def test_metadata_is_written_read_and_parts_labels_of_one_prompt(path):
+    def answer(number, route, **metadata):
+        return call(number, route, prompt="q", metadata=metadata or None)
+
+    with open_sink(path) as sink:
+        for each in (
+            answer(1, "weak", tier="paid", topic="law"),
+            answer(2, "weak", tier="free"),
+            answer(3, "strong", tier="paid"),
+            answer(4, "strong", tier="paid"),
+            answer(5, "strong"),
+        ):
+            sink.write(each)
+            sink.feedback(Feedback(id=each.id, score=each.time / 1010, time=0.0))
+    recording = read(path)
+    assert [c.metadata for c in recording.calls][:2] == [{"tier": "paid", "topic": "law"}, {"tier": "free"}]
+    assert "metadata" not in recording.calls[4].to_dict()
+    labels = recording.labels(metadata=["tier"])
+    assert labels["prompts"] == ["q", "q", "q"] and labels["metadata"] == {"tier": ["paid", "free", None]}
+    # calls 1 and (3 + 4) / 2 of the paying, 2 of the free one, 5 of the unknown
+    np.testing.assert_allclose(labels["scores"]["weak"], [1001 / 1010, 1002 / 1010, np.nan])
+    np.testing.assert_allclose(labels["scores"]["strong"], [1003.5 / 1010, np.nan, 1005 / 1010])
+    plain = recording.labels()
+    assert plain["prompts"] == ["q"] == recording.scores_by_route()[0] and plain["metadata"] is None
+    with pytest.raises(DataError, match="no metadata 'user' .* it has tier, topic: record with metadata="):
+        recording.labels(metadata=["user"])
+
+
+@pytest.mark.parametrize("wrong", [["tier"], "tier", {"tier": 1}, {"tier": None}])
+def test_metadata_of_another_kind_is_refused(wrong):
+    with pytest.raises(DataError, match="metadata is no mapping of texts"):
+        RecordedCall.from_dict({**call(1).to_dict(), "metadata": wrong})

@@ -15,10 +15,12 @@ from langchain_core.output_parsers import StrOutputParser
 from langchain_core.prompts import ChatPromptTemplate
 from langchain_core.runnables import RunnableLambda
 from langchain_core.tools import tool
+from typer.testing import CliRunner
 
 from langchain_routellm import CallRecorder, RouterRunnable
 from langchain_routellm import recorder as recorder_module
-from routellm_core import LLMRouter
+from routellm_core import LLMRouter, load_router
+from routellm_core.cli.app import app
 from routellm_core.errors import ConfigurationError, DataError
 from routellm_core.recording import prompt_digest, read_recording
 from routellm_core.testing import ScriptedRouter
@@ -272,3 +274,34 @@ def test_a_router_with_a_recorder_can_be_copied_and_pickled(tmp_path, ending):
             other.invoke("an easy one")
             other.callbacks[0].close()
         assert len(calls(recorder)) == 3
+
+
+@pytest.mark.parametrize("ending", ["jsonl", "sqlite"])
+def test_named_columns_of_the_runs_metadata_are_kept_and_can_be_learned_from(tmp_path, ending):
+    path, router = tmp_path / f"calls.{ending}", tmp_path / "router"
+    with CallRecorder(path, prompts=True, metadata=["tier", "topic"]) as recorder:
+        llm = routed(callbacks=[recorder])
+        for i in range(80):
+            run_id, paid, route = uuid4(), i % 2 == 0, "strong" if i % 4 < 2 else "weak"
+            metadata = {"tier": "paid" if paid else "free", "topic": ["no category"], "session": "s3cret"}
+            given: Any = {"metadata": metadata, "configurable": {"routellm_route": route}, "run_id": run_id}
+            llm.invoke(f"question {i}", given)
+            recorder.feedback(run_id, 0.0 if paid and route == "weak" else 1.0)
+    assert b"s3cret" not in path.read_bytes()
+    assert [call.metadata for call in read_recording(path).calls][:2] == [{"tier": "paid"}, {"tier": "free"}]
+    arguments = ["fit", path, "--recorded", "--out", router, "--metadata", "tier", "--no-learning-curve"]
+    done = CliRunner().invoke(app, [*map(str, arguments)])
+    assert done.exit_code == 0, done.output
+    fitted = load_router(router)
+    assert fitted.metadata_columns == ("tier",)
+    learned = routed(router=fitted)
+    paid, free = learned.batch(["question x"] * 2, [{"metadata": {"tier": tier}} for tier in ("paid", "free")])
+    assert paid.response_metadata["routellm"]["win_rate"] > free.response_metadata["routellm"]["win_rate"]
+
+
+def test_columns_to_keep_are_a_list_and_nothing_is_kept_unasked(tmp_path):
+    with pytest.raises(ConfigurationError, match="list of columns"):
+        CallRecorder(tmp_path / "calls.jsonl", metadata="tier")
+    with CallRecorder(tmp_path / "calls.jsonl") as recorder:
+        routed().invoke("q", {"callbacks": [recorder], "metadata": {"tier": "paid"}})
+    assert "paid" not in (tmp_path / "calls.jsonl").read_text()

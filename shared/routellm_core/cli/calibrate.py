@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -9,12 +10,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from routellm_core.cli.evaluate import in_words_of_options, print_json
-from routellm_core.cli.prompts import from_file
+from routellm_core.cli.prompts import any_file
 from routellm_core.errors import ConfigurationError, DataError
 
 if TYPE_CHECKING:
     from routellm_core.calibration import Budget, Calibration
     from routellm_core.routers import Router
+    from routellm_core.routers.metadata import Metadata
 
 __all__ = ["calibrate", "read_prompts_of", "recorded_win_rates"]
 
@@ -93,23 +95,35 @@ def calibrate(
         raise ConfigurationError("--delta belongs to --quality-floor")
     if recorded and quality_floor is not None:
         raise ConfigurationError("--quality-floor needs scores of both models, and a recording has answers of one")
+    from routellm_core.routers import load_router
+    from routellm_core.routers.metadata import asked
+
+    loaded = load_router(router, encoder=encoder)  # first: it says which columns it wants
     with in_words_of_options():
         sample = (
             _Sample(prompts=[])
             if recorded
-            else _read(file, column, strong, weak, score_range, labels_needed=quality_floor is not None)
+            else _read(
+                file,
+                column,
+                strong,
+                weak,
+                score_range,
+                loaded.metadata_columns,
+                labels_needed=quality_floor is not None,
+            )
         )
     money = None
     if budget is not None:
         money = _budget(budget, calls, (strong_usd, weak_usd), (strong_model, weak_model), tokens, sample.costs_usd)
 
     from routellm_core.calibration import calibrate as calibrated
-    from routellm_core.routers import load_router
 
-    loaded = load_router(router, encoder=encoder)
     if save is not None:
         _check_same_router(loaded, save)
-    win_rates = recorded_win_rates(file, loaded.name) if recorded else loaded.win_rate(sample.prompts)
+    win_rates = (
+        recorded_win_rates(file, loaded.name) if recorded else asked(loaded.win_rate, sample.prompts, sample.metadata)
+    )
     with in_words_of_options():
         result = calibrated(
             win_rates,
@@ -169,6 +183,7 @@ class _Sample:
     score_range: tuple[float, float] = (0.0, 1.0)
     costs_usd: tuple[float, float] | None = None
     n_incomplete: int = 0
+    metadata: Metadata | None = None
 
 
 def recorded_win_rates(file: str, router: str) -> Any:
@@ -182,20 +197,16 @@ def recorded_win_rates(file: str, router: str) -> Any:
     return read_recording(file).win_rates(router)
 
 
-def read_prompts_of(file: str, column: str) -> list[str]:
-    """Prompts of a file in any of the formats.
+def read_prompts_of(file: str, column: str, metadata: Sequence[str] = ()) -> tuple[list[str], Metadata | None]:
+    """Prompts of a file in any of the formats, and what it has of these columns of metadata.
 
     Raises:
         DataError: No such file or column, or a row without a prompt.
     """
-    if file.lower().endswith(_TABLES):
-        from routellm_core.data.readers import read_prompts
+    from routellm_core.routers.metadata import known_metadata
 
-        prompts = list(read_prompts(file, column))
-        if not prompts:
-            raise DataError(f"{file}: no prompts in it")
-        return prompts
-    return [row[column] for row in from_file(file, column)]
+    rows = any_file(file, column, beside=metadata)
+    return [row[column] for row in rows], known_metadata(metadata, rows)
 
 
 def _read(
@@ -204,27 +215,31 @@ def _read(
     strong: str | None,
     weak: str | None,
     score_range: tuple[float, float] | None,
+    metadata: Sequence[str],
     *,
     labels_needed: bool,
 ) -> _Sample:
+    from routellm_core.routers.metadata import known_metadata
+
     source: Any = file
     labelled = labels_needed or strong is not None or weak is not None
     if not file.lower().endswith(_TABLES):
-        rows = from_file(file, column)
+        rows = any_file(file, column)
         labelled = labelled or {"strong_score", "weak_score"} <= rows[0].keys()
         if not labelled:
-            return _Sample(prompts=[row[column] for row in rows])
+            return _Sample(prompts=[row[column] for row in rows], metadata=known_metadata(metadata, rows))
         source = [{**row, "prompt": row[column]} for row in rows]
     elif not labelled:
         from routellm_core.data.files import blocks
 
         scores = frozenset({"strong_score", "weak_score"})
         if not any(scores <= block.columns.keys() for block in blocks(file, scores)):
-            return _Sample(prompts=read_prompts_of(file, column))
+            prompts, known = read_prompts_of(file, column, metadata)
+            return _Sample(prompts=prompts, metadata=known)
 
     from routellm_core.evaluation import read_evaluation_set
 
-    data = read_evaluation_set(source, name=file, strong=strong, weak=weak, score_range=score_range)
+    data = read_evaluation_set(source, name=file, strong=strong, weak=weak, score_range=score_range, metadata=metadata)
     if labels_needed and data.n_assumed:
         raise ConfigurationError(
             f"{file}: {data.n_assumed:,} of the strong scores are assumed (augment gold --weak-first), and no quality "
@@ -246,6 +261,7 @@ def _read(
         score_range=score_range or (0.0, 1.0),
         costs_usd=costs,
         n_incomplete=data.n_incomplete,
+        metadata=data.metadata,
     )
 
 

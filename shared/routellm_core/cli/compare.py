@@ -55,8 +55,8 @@ def compare(
     names = names_of(router)
     if len(names) < 2:
         raise ConfigurationError("give --router at least twice; `routellm evaluate` measures one")
-    sets = read_sets(files, strong=strong, weak=weak, score_range=score_range)
-    routers = {name: load_router(source) for name, source in names.items()}
+    routers = {name: load_router(source) for name, source in names.items()}  # first: they say which columns they want
+    sets = read_sets(files, strong=strong, weak=weak, score_range=score_range, routers=routers.values())
     prices = read_prices(price)
     found = {
         data.name: hold_against(

@@ -62,16 +62,18 @@ def drift(
     What was found is printed, and the exit code is 0 either way unless --exit-code is given. One file is one test; to
     watch a running service use `DriftMonitor`, whose false-alarm rate holds however often it is looked at.
     """
-    prompts = [] if recorded else read_prompts_of(file, column)
-    others = read_prompts_of(reference, column) if reference is not None else None
-
     from dataclasses import replace
 
     from routellm_core.calibration import Calibration
     from routellm_core.calibration import drift as compare
     from routellm_core.routers import load_router
+    from routellm_core.routers.metadata import asked
 
-    loaded = load_router(router, encoder=encoder)
+    loaded = load_router(router, encoder=encoder)  # first: it says which columns it wants
+    prompts, known = ([], None) if recorded else read_prompts_of(file, column, loaded.metadata_columns)
+    others, others_known = (
+        (None, None) if reference is None else read_prompts_of(reference, column, loaded.metadata_columns)
+    )
     calibration = loaded.calibration
     if others is not None:
         if len(others) < _FEW:
@@ -80,7 +82,7 @@ def drift(
             )
         before = None if calibration is None else calibration.threshold
         vectors = loaded.encoder.encode(others) if loaded.encoder is not None and len(others) >= 20 else None
-        calibration = Calibration.from_win_rates(loaded.win_rate(others), vectors=vectors)
+        calibration = Calibration.from_win_rates(asked(loaded.win_rate, others, others_known), vectors=vectors)
         if threshold is None and before is not None:
             threshold = before
     if calibration is None:
@@ -94,7 +96,7 @@ def drift(
     vectors = None
     if calibration.embeddings is not None and loaded.encoder is not None and not recorded:
         vectors = loaded.encoder.encode(prompts)
-    win_rates = recorded_win_rates(file, loaded.name) if recorded else loaded.win_rate(prompts)
+    win_rates = recorded_win_rates(file, loaded.name) if recorded else asked(loaded.win_rate, prompts, known)
     report = compare(calibration, win_rates, vectors=vectors, target_share=target_share, alpha=alpha)
     if as_json:
         print_json({"file": file, "router": router, **report.to_dict()})

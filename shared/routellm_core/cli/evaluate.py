@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -16,6 +16,7 @@ from routellm_core.errors import CalibrationError, ConfigurationError, DataError
 
 if TYPE_CHECKING:
     from routellm_core.evaluation import Evaluation, EvaluationSet
+    from routellm_core.routers import Router
 
 __all__ = ["evaluate"]
 
@@ -74,9 +75,9 @@ def evaluate(
     from routellm_core.evaluation import evaluate as measure
     from routellm_core.routers import load_router
 
-    sets = read_sets(files, strong=strong, weak=weak, score_range=score_range)
+    loaded, (name,) = load_router(router), names_of([router])  # first: it says which columns it wants
+    sets = read_sets(files, strong=strong, weak=weak, score_range=score_range, routers=[loaded])
     prices = read_prices(price)
-    loaded, (name,) = load_router(router), names_of([router])
     found = {
         data.name: measure(
             loaded, data, n_resamples=resamples, seed=seed, level=level, prices=prices, cache=cache, name=name
@@ -92,9 +93,14 @@ def evaluate(
 
 
 def read_sets(
-    files: Sequence[str], *, strong: str | None, weak: str | None, score_range: tuple[float, float] | None
+    files: Sequence[str],
+    *,
+    strong: str | None,
+    weak: str | None,
+    score_range: tuple[float, float] | None,
+    routers: Iterable[Router] = (),
 ) -> list[EvaluationSet]:
-    """Every file as a set, checked before anything is scored.
+    """Every file as a set, checked before anything is scored, with the metadata that the routers want.
 
     Raises:
         ConfigurationError: Two files of one name without suffix.
@@ -102,8 +108,12 @@ def read_sets(
     """
     from routellm_core.evaluation import read_evaluation_set
 
+    columns = tuple(dict.fromkeys(column for router in routers for column in router.metadata_columns))
     with in_words_of_options():
-        sets = [read_evaluation_set(file, strong=strong, weak=weak, score_range=score_range) for file in files]
+        sets = [
+            read_evaluation_set(file, strong=strong, weak=weak, score_range=score_range, metadata=columns)
+            for file in files
+        ]
     names = [data.name for data in sets]
     for name in names:
         if names.count(name) > 1:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -42,10 +43,17 @@ def fit(
         bool,
         typer.Option(
             "--topic",
-            help="Learn from the file's column of topics (topic, domain, category, ...), too. Scoring then wants it as "
-            "well: FittedRouter.win_rate(prompts, metadata=...).",
+            help="Learn from the file's column of topics (topic, domain, category, ...), too. Calls then want it as "
+            "well.",
         ),
     ] = False,
+    metadata: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Learn from this column of categories, too, such as tier. Repeatable. Calls then want it as well: in "
+            "config metadata (LangChain), metadata_scope (LlamaIndex), or the scored file.",
+        ),
+    ] = None,
     learning_curve: Annotated[
         bool, typer.Option(help="Also fit on parts of the labels, to see whether more would help.")
     ] = True,
@@ -63,9 +71,9 @@ def fit(
     from routellm_core.training import fit_router
 
     labels = (
-        _recorded(file, strong, weak, topic=topic, score_range=score_range)
+        _recorded(file, strong, weak, metadata or (), topic=topic, score_range=score_range)
         if recorded
-        else _labelled(file, strong, weak, topic=topic, score_range=score_range)
+        else _labelled(file, strong, weak, metadata or (), topic=topic, score_range=score_range)
     )
     result = fit_router(**labels, base=base, learning_curve=learning_curve, seed=seed)
     try:
@@ -100,25 +108,41 @@ def fit(
 
 
 def _labelled(
-    file: str, strong: str | None, weak: str | None, *, topic: bool, score_range: tuple[float, float] | None
+    file: str,
+    strong: str | None,
+    weak: str | None,
+    metadata: Sequence[str],
+    *,
+    topic: bool,
+    score_range: tuple[float, float] | None,
 ) -> dict[str, Any]:
     from routellm_core.evaluation import read_evaluation_set
 
     with in_words_of_options():
-        data = read_evaluation_set(file, strong=strong, weak=weak, score_range=score_range)
+        data = read_evaluation_set(file, strong=strong, weak=weak, score_range=score_range, metadata=metadata)
     if topic and (data.groups is None or data.group_column is None):
         raise DataError(f"{file} has no column of topics")
+    known: dict[str, Any] = {str(data.group_column): data.groups} if topic else {}
+    known |= data.metadata or {}
+    if missing := [column for column in metadata if column not in known]:
+        raise DataError(f"{file} has no column {missing[0]!r}")
     return {
         "prompts": data.prompts,
         "scores": {model: data.scores[:, i] for i, model in enumerate(data.models)},
         "strong": data.strong,
         "weak": data.weak,
-        "metadata": {str(data.group_column): data.groups} if topic and data.groups is not None else None,
+        "metadata": known or None,
     }
 
 
 def _recorded(
-    file: str, strong: str | None, weak: str | None, *, topic: bool, score_range: tuple[float, float] | None
+    file: str,
+    strong: str | None,
+    weak: str | None,
+    metadata: Sequence[str],
+    *,
+    topic: bool,
+    score_range: tuple[float, float] | None,
 ) -> dict[str, Any]:
     from routellm_core.recording import read_recording
 
@@ -129,5 +153,5 @@ def _recorded(
         )
     # a route that hardly ever answered would stop the fit; naming the two others leaves it out
     pair = None if strong is None or weak is None else (strong, weak)
-    prompts, scores = read_recording(file).scores_by_route(pair)
-    return {"prompts": prompts, "scores": scores, "strong": strong, "weak": weak}
+    labels = read_recording(file).labels(pair, metadata=metadata)
+    return {**labels, "strong": strong, "weak": weak}

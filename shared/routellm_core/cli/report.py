@@ -63,8 +63,8 @@ def report(
 
     out.parent.mkdir(parents=True, exist_ok=True)  # before the work: a wrong path should not cost it
     names = names_of(router or ["default"])
-    sets = read_sets(files, strong=strong, weak=weak, score_range=score_range)
-    routers = {name: load_router(source) for name, source in names.items()}
+    routers = {name: load_router(source) for name, source in names.items()}  # first: they say which columns they want
+    sets = read_sets(files, strong=strong, weak=weak, score_range=score_range, routers=routers.values())
     prices = read_prices(price)
     results: list[Evaluation | Comparison] = []
     for data in sets:

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from routellm_core.cli.prompts import from_arguments, from_file
+from routellm_core.cli.prompts import any_file, from_arguments
 from routellm_core.errors import ConfigurationError, DataError
 from routellm_core.persistence import write_bytes
 
@@ -22,9 +22,10 @@ _SHOWN = 60  # characters of a prompt in the table
 def score(
     prompts: Annotated[list[str] | None, typer.Argument(help="Prompts to score.", show_default=False)] = None,
     file: Annotated[
-        str | None, typer.Option(help="Read prompts from here: JSONL, or plain lines; '-' is standard input.")
+        str | None,
+        typer.Option(help="Read prompts from here: JSONL, CSV, Parquet or plain lines; '-' is standard input."),
     ] = None,
-    column: Annotated[str, typer.Option(help="Field of a JSONL line that holds the prompt.")] = "prompt",
+    column: Annotated[str, typer.Option(help="Field that holds the prompt.")] = "prompt",
     router: Annotated[
         str,
         typer.Option(
@@ -54,8 +55,9 @@ def score(
 ) -> None:
     """Score prompts: how likely does the strong model beat the weak one, and which of them should answer?
 
-    A table on a terminal, JSONL with --json, into a file, or down a pipe. The fields of JSONL input are
-    kept; win_rate and route are added.
+    A table on a terminal, JSONL with --json, into a file, or down a pipe. The fields of the input are
+    kept; win_rate and route are added. A router that was fitted with metadata reads its columns from the
+    file, here and in the other commands.
     """
     if bool(prompts) == (file is not None):
         raise ConfigurationError(
@@ -63,7 +65,11 @@ def score(
         )
     if sys.stdout is None and (output is None or str(output) == "-"):
         raise DataError("cannot write the result: standard output is closed")
-    rows = from_file(file, column) if file is not None else from_arguments(prompts or [], column)
+    rows = (
+        any_file(file, column, added=("win_rate", "route"))
+        if file is not None
+        else from_arguments(prompts or [], column)
+    )
 
     from routellm_core.policy import RoutingPolicy
 
@@ -100,7 +106,8 @@ def _scored(rows: list[dict[str, Any]], column: str, policy: Any) -> list[dict[s
     scored: list[dict[str, Any]] = []
     for start in starts:
         block = rows[start : start + _BLOCK]
-        for row, decision in zip(block, policy.decide([RouteRequest(text=row[column]) for row in block]), strict=True):
+        requests = [RouteRequest(text=row[column], metadata=row) for row in block]
+        for row, decision in zip(block, policy.decide(requests), strict=True):
             scored.append({**row, "win_rate": round(decision.win_rate, 6), "route": decision.route})
     return scored
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
@@ -16,6 +16,7 @@ from routellm_core.data.layouts import BadRow, model_of, score_of, text_of
 from routellm_core.data.names import find_model
 from routellm_core.errors import DataError
 from routellm_core.evaluation.long_layout import paired, side_by_side
+from routellm_core.routers.metadata import known_category
 
 __all__ = ["Table", "read_table"]
 
@@ -66,16 +67,22 @@ class Table:
     costs_usd: Floats | None
     input_tokens: Floats | None
     output_tokens: Floats | None
+    metadata: Mapping[str, tuple[str | None, ...]] | None
     n_contaminated: int
     n_incomplete: int
     n_assumed: int
 
 
 def read_table(
-    source: Source, *, strong: str | None, weak: str | None, score_range: tuple[float, float] | None
+    source: Source,
+    *,
+    strong: str | None,
+    weak: str | None,
+    score_range: tuple[float, float] | None,
+    metadata: Collection[str] = (),
 ) -> Table:
     """See `sets.read_evaluation_set`."""
-    rows = _Rows.read(source)
+    rows = _Rows.read(source, metadata)
     kept, n_contaminated = rows.without_contaminated()
     if not kept.places:
         raise DataError(
@@ -85,7 +92,7 @@ def read_table(
     if kept.is_long():
         kept, n_incomplete = kept.paired(strong, weak)
     prompts = kept.prompts()
-    models = _Models.of(kept, strong, weak)
+    models = _Models.of(kept, strong, weak, metadata)
     scores = np.stack([kept.numbers(column) for column in models.columns], axis=1)
     _check_range(kept, scores, models.columns, score_range)
     strong, weak = models.chosen(scores, strong, weak)
@@ -106,6 +113,10 @@ def read_table(
         costs_usd=beside("_cost_usd", "_cost", ROUTERBENCH_COST),
         input_tokens=beside("_input_tokens", "_prompt_tokens"),
         output_tokens=beside("_output_tokens", "_completion_tokens"),
+        metadata={
+            c: tuple(known_category(c, value) for value in kept.columns[c]) for c in metadata if c in kept.columns
+        }
+        or None,
         n_contaminated=n_contaminated,
         n_incomplete=n_incomplete,
         n_assumed=sum(value in _TRUE for value in kept.columns.get(ASSUMED, ())),
@@ -122,14 +133,14 @@ class _Rows:
     second_places: list[tuple[Block, int]] | None = None  # of the weak model's row, where it is a row of its own
 
     @classmethod
-    def read(cls, source: Source) -> _Rows:
+    def read(cls, source: Source, metadata: Collection[str] = ()) -> _Rows:
         name = "the rows given"
         places: list[tuple[Block, int]] = []
         columns: dict[str, list[Any]] = {}
         for block in blocks(_plain_rows(source), _AllButAnswers()):
             name, before = block.name, len(places)
             places += [(block, i) for i in range(len(block.numbers))]
-            for column, values in _flat(block.columns, len(block.numbers)).items():
+            for column, values in _flat(block.columns, len(block.numbers), metadata).items():
                 if _PANDAS_INDEX.fullmatch(column):
                     continue
                 columns.setdefault(column, [None] * before).extend(values)
@@ -236,20 +247,20 @@ def _plain_rows(source: Source) -> Source:
     return source
 
 
-def _flat(columns: Mapping[str, Sequence[Any]], n: int) -> dict[str, list[Any]]:
+def _flat(columns: Mapping[str, Sequence[Any]], n: int, metadata: Collection[str] = ()) -> dict[str, list[Any]]:
     """Columns with what is nested or prefixed brought out; a column that is there already stays."""
     flat = {column: list(values) for column, values in columns.items() if column not in NESTED}
     for column in NESTED:
         for row, value in enumerate(columns.get(column, ())):
             for key, inner in (value if isinstance(value, Mapping) else {}).items():
-                if key not in columns and _may_come_out(column, key):
+                if key not in columns and (key in metadata or _may_come_out(column, key)):
                     flat.setdefault(str(key), [None] * n)[row] = inner
     for column in list(flat):
         prefix = next((prefix for prefix in PREFIXES if column.startswith(prefix)), "")
         bare = column.removeprefix(prefix)
         if prefix:
             values = flat.pop(column)
-            if bare not in flat and _may_come_out(prefix, bare):
+            if bare not in flat and (bare in metadata or _may_come_out(prefix, bare)):
                 flat[bare] = values
     return flat
 
@@ -267,7 +278,7 @@ class _Models:
     pair: tuple[str, str] | None
 
     @classmethod
-    def of(cls, rows: _Rows, strong: str | None, weak: str | None) -> _Models:
+    def of(cls, rows: _Rows, strong: str | None, weak: str | None, metadata: Collection[str] = ()) -> _Models:
         columns = rows.columns
         if "strong_score" in columns and "weak_score" in columns:
             first, second = (_only_value(columns.get(f"{side}_model")) for side in ("strong", "weak"))
@@ -279,7 +290,9 @@ class _Models:
             scored = {
                 column.removesuffix("_score") or column: column
                 for column, values in columns.items()
-                if column not in _NO_MODELS and not column.endswith(_NO_MODEL_ENDINGS) and _holds_numbers(values)
+                if column not in (*_NO_MODELS, *metadata)
+                and not column.endswith(_NO_MODEL_ENDINGS)
+                and _holds_numbers(values)
             }
             if strong is not None and weak is not None:
                 named = {_found(strong, tuple(scored)), _found(weak, tuple(scored))}

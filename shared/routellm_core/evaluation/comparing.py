@@ -97,7 +97,8 @@ def compare(
     """
     if not isinstance(routers, Mapping) or len(routers) < 2:
         raise ConfigurationError("give at least two routers, by name: compare({'a': ..., 'b': ...}, data)")
-    data = as_evaluation_set(data)
+    columns = dict.fromkeys(c for router in routers.values() for c in getattr(router, "metadata_columns", ()))
+    data = as_evaluation_set(data, columns)
     evaluations: dict[str, Evaluation] = {}
     for name, router in routers.items():
         if not isinstance(router, Evaluation):

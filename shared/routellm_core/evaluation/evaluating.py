@@ -296,11 +296,11 @@ def evaluate(
     """
     if not 0.0 < level < 1.0:
         raise ConfigurationError(f"the level of an interval lies between 0 and 1, got {level!r}")
-    data = as_evaluation_set(data)
-    strong, weak = data.checked_pair()
-    costs = costs_usd(data, prices)
     if isinstance(router, (str, Path)):
         router = resolve_router(router)
+    data = as_evaluation_set(data, getattr(router, "metadata_columns", ()))
+    strong, weak = data.checked_pair()
+    costs = costs_usd(data, prices)
     found = scored(router, data, cache=cache)
     win_rates = found.win_rates
     ordered = baseline_scores(data, seed=seed)

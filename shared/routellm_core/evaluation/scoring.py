@@ -20,6 +20,7 @@ from routellm_core.evaluation.sets import EvaluationSet
 from routellm_core.persistence import digest_of, read_config, write_bytes
 from routellm_core.routers import Router
 from routellm_core.routers.loading import resolve_router
+from routellm_core.routers.metadata import asked
 
 __all__ = ["RouterLike", "Scored", "router_digest", "scored"]
 
@@ -56,7 +57,7 @@ def scored(router: RouterLike, data: EvaluationSet, *, cache: str | Path | None 
     Args:
         router: See `RouterLike`.
         data: The set.
-        cache: Folder where win rates are kept under the digests of router and prompts; made if missing. A
+        cache: Folder where win rates are kept under the digests of router, prompts and metadata; made if missing. A
             router that cannot be saved has no digest and is scored anew.
 
     Raises:
@@ -69,7 +70,9 @@ def scored(router: RouterLike, data: EvaluationSet, *, cache: str | Path | None 
     digest = router_digest(router) if cache is not None else None
     if cache is None or digest is None:
         return _timed(router, data, None)
-    path = Path(cache) / f"{digest_of(digest, data.prompts_digest)[:32]}.safetensors"
+    known = _metadata(router, data)
+    of_metadata = () if known is None else (json.dumps(known, sort_keys=True),)
+    path = Path(cache) / f"{digest_of(digest, data.prompts_digest, *of_metadata)[:32]}.safetensors"
     found = _cached(path, router, digest, len(data))
     if found is None:
         found = _timed(router, data, digest)
@@ -104,18 +107,36 @@ def _given(win_rates: Any, data: EvaluationSet) -> NDArray[np.float64]:
     return array
 
 
+def _metadata(router: Router, data: EvaluationSet) -> dict[str, tuple[str | None, ...]] | None:
+    """What the set says of the columns that the router wants."""
+    columns = router.metadata_columns
+    if not columns:
+        return None
+    known: dict[str, tuple[str | None, ...]] = {}
+    if data.groups is not None and data.group_column is not None:
+        known[data.group_column] = data.groups
+    known |= data.metadata or {}
+    return {column: known[column] for column in columns if column in known} or None
+
+
 def _timed(router: Router, data: EvaluationSet, digest: str | None) -> Scored:
-    router.win_rate(data.prompts[:1])  # what loads on first use is not the prompts' time
+    known = _metadata(router, data)
+
+    def win_rate(rows: slice) -> NDArray[np.float64]:
+        beside = None if known is None else {column: values[rows] for column, values in known.items()}
+        return asked(router.win_rate, data.prompts[rows], beside)
+
+    win_rate(slice(1))  # what loads on first use is not the prompts' time
     start = time.perf_counter()
-    win_rates = router.win_rate(data.prompts)
+    win_rates = win_rate(slice(None))
     batch_ms = 1000 * (time.perf_counter() - start) / len(data)
     singles: list[float] = []
     begun = time.perf_counter()
-    for prompt in data.prompts[:: max(1, len(data) // _SINGLES)]:
+    for row in range(0, len(data), max(1, len(data) // _SINGLES)):
         if len(singles) >= _SINGLES or time.perf_counter() - begun > _SINGLES_S:
             break
         start = time.perf_counter()
-        router.win_rate([prompt])
+        win_rate(slice(row, row + 1))
         singles.append(1000 * (time.perf_counter() - start))
     return Scored(
         router=router.name,

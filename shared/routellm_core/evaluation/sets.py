@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TypeAlias
@@ -38,6 +39,7 @@ class EvaluationSet:
         costs_usd: What each answer cost, shape (n, N).
         input_tokens: Of the prompt as each model counts them, shape (n, N).
         output_tokens: Of the answer, shape (n, N).
+        metadata: What else is known of each prompt, by column, for routers fitted with it; None where unknown.
         n_contaminated: Rows that were left out because they are marked as contaminated.
         n_incomplete: Prompts that were left out because one of the two models has no score there (long layout only).
         n_assumed: Prompts whose strong score is assumed (`routellm augment gold --weak-first`): fit for training, not
@@ -56,6 +58,7 @@ class EvaluationSet:
     costs_usd: Floats | None = field(default=None, repr=False)
     input_tokens: Floats | None = field(default=None, repr=False)
     output_tokens: Floats | None = field(default=None, repr=False)
+    metadata: Mapping[str, tuple[str | None, ...]] | None = field(default=None, repr=False)
     n_contaminated: int = 0
     n_incomplete: int = 0
     n_assumed: int = 0
@@ -70,6 +73,9 @@ class EvaluationSet:
             values = getattr(self, what)
             if values is not None and len(values) != n:
                 raise DataError(f"{self.name}: {len(values)} {what} for {n} prompts")
+        for column, known in (self.metadata or {}).items():
+            if len(known) != n:
+                raise DataError(f"{self.name}: {len(known)} values of metadata {column!r} for {n} prompts")
         if len(set(self.models)) != len(self.models):
             raise DataError(f"{self.name}: a model stands twice in {', '.join(self.models)}")
         for side in (self.strong, self.weak):
@@ -153,6 +159,7 @@ class EvaluationSet:
             costs_usd=numbers(self.costs_usd),
             input_tokens=numbers(self.input_tokens),
             output_tokens=numbers(self.output_tokens),
+            metadata=self.metadata and {c: tuple(known[i] for i in rows) for c, known in self.metadata.items()},
         )
 
     def checked_pair(self) -> tuple[Floats, Floats]:
@@ -184,6 +191,7 @@ def read_evaluation_set(
     strong: str | None = None,
     weak: str | None = None,
     score_range: tuple[float, float] | None = None,
+    metadata: Collection[str] = (),
 ) -> EvaluationSet:
     """Read prompts and scores, recognised by their columns.
 
@@ -207,6 +215,7 @@ def read_evaluation_set(
         strong: The strong model. Default: of two models the one with the higher mean.
         weak: The weak model.
         score_range: Lowest and highest possible score. Default: 0..1, or 1..10 if any score is above 1.
+        metadata: Columns that a router was fitted with (`Router.metadata_columns`), kept where the table has them.
 
     Raises:
         DataError: A missing column, a row without prompt or with a score that is none or out of range, an id
@@ -217,7 +226,7 @@ def read_evaluation_set(
     """
     if name is None:
         name = Path(source).stem if isinstance(source, (str, os.PathLike)) else "given"
-    table = read_table(source, strong=strong, weak=weak, score_range=score_range)
+    table = read_table(source, strong=strong, weak=weak, score_range=score_range, metadata=metadata)
     return EvaluationSet(
         name=name,
         prompts=table.prompts,
@@ -231,15 +240,16 @@ def read_evaluation_set(
         costs_usd=table.costs_usd,
         input_tokens=table.input_tokens,
         output_tokens=table.output_tokens,
+        metadata=table.metadata,
         n_contaminated=table.n_contaminated,
         n_incomplete=table.n_incomplete,
         n_assumed=table.n_assumed,
     )
 
 
-def as_evaluation_set(data: EvaluationSet | Source) -> EvaluationSet:
+def as_evaluation_set(data: EvaluationSet | Source, metadata: Collection[str] = ()) -> EvaluationSet:
     """A set as it is, or read."""
-    return data if isinstance(data, EvaluationSet) else read_evaluation_set(data)
+    return data if isinstance(data, EvaluationSet) else read_evaluation_set(data, metadata=metadata)
 
 
 def _raw(text: str) -> bytes:

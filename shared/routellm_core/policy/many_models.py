@@ -14,6 +14,7 @@ from routellm_core.data.names import find_model
 from routellm_core.errors import ConfigurationError, DataError, RouteLLMError, ScoringError, UnknownKindError
 from routellm_core.policy.threshold import RouteRequest, RoutingPolicy
 from routellm_core.routers import Router, router_and_threshold
+from routellm_core.routers.metadata import Metadata, asked
 from routellm_core.types import Decision, Fallback, OnError, Stickiness
 
 __all__ = ["CostAwarePolicy", "choose_models", "tradeoff_within"]
@@ -97,7 +98,7 @@ class CostAwarePolicy(RoutingPolicy):
         if not callable(getattr(self.router, "model_scores", None)):
             raise ConfigurationError(
                 f"router {self.router.name!r} of kind {self.router.kind!r} has no scores by model; "
-                "fit_router(prompts, scores={model: ...}) makes one that has"
+                'fit_router(prompts, scores={model: ...}) makes one that has; "default" has those of its models'
             )
         self._scorer = cast(_ScoresModels, self.router)
         ids = dict(model_ids or {})
@@ -117,9 +118,9 @@ class CostAwarePolicy(RoutingPolicy):
         raise ConfigurationError("this policy weighs quality against cost and has no threshold to change for a call")
 
     # -- scoring
-    def _score(self, texts: list[str]) -> Floats:
+    def _score(self, texts: list[str], metadata: Metadata | None) -> Floats:
         try:
-            scores = self._scorer.model_scores(texts)
+            scores = asked(self._scorer.model_scores, texts, metadata)
         except RouteLLMError:
             raise
         except Exception as error:
@@ -127,7 +128,7 @@ class CostAwarePolicy(RoutingPolicy):
             raise ScoringError(f"router {self.router.name!r} failed with {type(error).__name__}") from error
         return self._checked(scores, len(texts))
 
-    def _ascore(self, texts: list[str]) -> None:
+    def _ascore(self, texts: list[str], metadata: Metadata | None) -> None:
         return None
 
     def _checked(self, scores: Any, n_prompts: int) -> Floats:

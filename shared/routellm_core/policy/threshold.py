@@ -7,7 +7,7 @@ import contextvars
 import logging
 import threading
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from dataclasses import dataclass, replace
@@ -26,6 +26,7 @@ from routellm_core.policy.threads import ScoringThreads
 from routellm_core.policy.turns import Turns
 from routellm_core.routers import Router, resolve_router, router_and_threshold
 from routellm_core.routers.base import checked_win_rates
+from routellm_core.routers.metadata import Metadata, asked, known_metadata
 from routellm_core.types import Decision, Fallback, OnError, Reason, Stickiness
 
 __all__ = ["RouteRequest", "RoutingPolicy"]
@@ -50,6 +51,9 @@ class RouteRequest:
         conversation: Route of the newest answer on record.
         threshold: Cut or cuts for this call instead of the policy's.
         stickiness: For this call instead of the policy's.
+        metadata: What else is known of the call, by column, such as {"topic": "law", "tier": None}: whatever the router
+            wants of it (`Router.metadata_columns`) is handed over, the rest is left alone. A value is a str, int, bool
+            or an enum's member, which counts as its value; anything else is unknown, and logged once.
         capable: Whether a route can take the request at all (tools, images, length); None: all can.
     """
 
@@ -61,6 +65,7 @@ class RouteRequest:
     threshold: float | Sequence[float] | None = None
     stickiness: Stickiness | None = None
     capable: Callable[[str], bool] | None = None
+    metadata: Mapping[str, Any] | None = None
 
 
 class RoutingPolicy:
@@ -178,14 +183,16 @@ class RoutingPolicy:
         Raises:
             UnknownKindError: A request forces a route that does not exist.
             ConfigurationError: A request's threshold or stickiness is no valid one.
+            DataError: A request's text is no str, or its metadata no mapping.
             ScoringError: Scoring failed or there was nothing to score, and `on_error` is "raise".
         """
         decisions, waiting = self._without_scoring(requests)
         if waiting:
             texts = [str(requests[i].text) for i in waiting]
+            metadata = self._metadata(requests, waiting)
             started = time.perf_counter()
             try:
-                win_rates = self._scored(texts)
+                win_rates = self._scored(texts, metadata)
             except Exception as error:  # noqa: BLE001 - on_error says what a failure means
                 self._fail_open(decisions, waiting, error)
             else:
@@ -197,6 +204,7 @@ class RoutingPolicy:
         decisions, waiting = self._without_scoring(requests)
         if waiting:
             texts = [str(requests[i].text) for i in waiting]
+            metadata = self._metadata(requests, waiting)
             characters = sum(map(len, texts))
             is_inline = (
                 self.router_timeout_s is None
@@ -208,7 +216,7 @@ class RoutingPolicy:
                 await _turns.take(max(len(texts), characters // 2048))
             started = time.perf_counter()
             try:
-                win_rates = self._score(texts) if is_inline else await self._ascored(texts)
+                win_rates = self._score(texts, metadata) if is_inline else await self._ascored(texts, metadata)
             except Exception as error:  # noqa: BLE001 - on_error says what a failure means
                 self._fail_open(decisions, waiting, error)
             else:
@@ -224,6 +232,8 @@ class RoutingPolicy:
             self._checked_cuts(request.threshold)  # a bad one is the caller's error, never a scoring failure
         stickiness = self.stickiness if request.stickiness is None else request.stickiness
         _one_of("stickiness", stickiness, Stickiness)
+        if request.metadata is not None and not isinstance(request.metadata, Mapping):
+            raise DataError(f"metadata is a mapping of columns to values, got {type(request.metadata).__name__}")
         if request.forced is not None:
             if request.forced not in self.routes:
                 raise UnknownKindError(f"unknown route {request.forced!r}; the routes are {', '.join(self.routes)}")
@@ -310,22 +320,27 @@ class RoutingPolicy:
         return stronger if fallback == "stronger" else [*stronger, *reversed(self.routes[:position])]
 
     # -- scoring: what a policy asks its router, then when and for how long
-    def _score(self, texts: list[str]) -> NDArray[np.float64]:
-        return self.router.win_rate(texts)
+    def _metadata(self, requests: Sequence[RouteRequest], waiting: list[int]) -> Metadata | None:
+        """What the requests know that the router wants; None: nothing, or it takes none."""
+        columns = self.router.metadata_columns
+        return known_metadata(columns, [requests[i].metadata for i in waiting]) if columns else None
 
-    def _ascore(self, texts: list[str]) -> Awaitable[Any] | None:
+    def _score(self, texts: list[str], metadata: Metadata | None) -> NDArray[np.float64]:
+        return asked(self.router.win_rate, texts, metadata)
+
+    def _ascore(self, texts: list[str], metadata: Metadata | None) -> Awaitable[Any] | None:
         """None: the router awaits nothing, so it takes a thread."""
-        return self.router.awin_rate(texts) if self.router.is_async else None
+        return asked(self.router.awin_rate, texts, metadata) if self.router.is_async else None
 
     def _checked(self, scores: Any, n_prompts: int) -> NDArray[np.float64]:
         return checked_win_rates(scores, n_prompts, self.router.name)
 
-    def _scored(self, texts: list[str]) -> NDArray[np.float64]:
+    def _scored(self, texts: list[str], metadata: Metadata | None) -> NDArray[np.float64]:
         if self.router_timeout_s is None:
-            return self._score(texts)
+            return self._score(texts, metadata)
         self._check_breaker()
         run = contextvars.copy_context().run
-        pending: Future[NDArray[np.float64]] = self._threads.submit(run, self._score, texts)
+        pending: Future[NDArray[np.float64]] = self._threads.submit(run, self._score, texts, metadata)
         try:
             win_rates = pending.result(self.router_timeout_s)
         except FutureTimeoutError as error:
@@ -339,13 +354,13 @@ class RoutingPolicy:
         self._breaker.answered()
         return win_rates
 
-    async def _ascored(self, texts: list[str]) -> NDArray[np.float64]:
+    async def _ascored(self, texts: list[str], metadata: Metadata | None) -> NDArray[np.float64]:
         if self.router_timeout_s is not None:
             self._check_breaker()
-        waiting = self._ascore(texts)
+        waiting = self._ascore(texts, metadata)
         if waiting is None:
             run = contextvars.copy_context().run
-            waiting = asyncio.wrap_future(self._threads.submit(run, self._score, texts))
+            waiting = asyncio.wrap_future(self._threads.submit(run, self._score, texts, metadata))
         if self.router_timeout_s is None:
             return self._checked(await waiting, len(texts))
         try:

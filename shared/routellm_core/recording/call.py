@@ -40,6 +40,7 @@ class RecordedCall:
         prompt_digest: Of the newest human message.
         prompt: Its text, only where that was asked for.
         answer: The answer's text, likewise.
+        metadata: What else was known of the call, by column (topic, tier, ...), likewise; unknown ones are left out.
     """
 
     id: str
@@ -54,6 +55,7 @@ class RecordedCall:
     prompt_digest: str | None = None
     prompt: str | None = None
     answer: str | None = None
+    metadata: Mapping[str, str] | None = None
 
     @property
     def route(self) -> str:
@@ -69,6 +71,8 @@ class RecordedCall:
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON, without the fields that are None."""
         record = {name: value for name in _CALL_FIELDS if (value := getattr(self, name)) is not None}
+        if self.metadata is not None:
+            record["metadata"] = dict(self.metadata)
         return {**record, "decision": dict(self.decision)}
 
     @classmethod
@@ -108,6 +112,10 @@ def _check(call: RecordedCall) -> None:
         is_missing = value is None and name not in _NEEDED
         if not is_missing and (not isinstance(value, kinds) or isinstance(value, bool)):
             raise ValueError(f"{name} is {type(value).__name__}, not {kinds[-1].__name__}")
+    if call.metadata is not None:
+        known = call.metadata.items() if isinstance(call.metadata, Mapping) else [(None, None)]
+        if not all(isinstance(text, str) for pair in known for text in pair):
+            raise ValueError("metadata is no mapping of texts to texts")
     win_rate = call.win_rate
     if win_rate is not None and not 0.0 <= win_rate <= 1.0:
         raise ValueError(f"win_rate is {win_rate}, outside [0, 1]")

@@ -109,11 +109,32 @@ class Recording:
             DataError: No prompts were recorded, there is no feedback to an answer whose prompt was, or all of it is
                 about one route.
         """
-        given: dict[str, dict[str, list[float]]] = {}
+        labels = self.labels(routes)
+        return labels["prompts"], labels["scores"]
+
+    def labels(self, routes: Sequence[str] | None = None, *, metadata: Sequence[str] = ()) -> dict[str, Any]:
+        """`scores_by_route` with what else was known: `fit_router(**recording.labels(metadata=["tier"]))`.
+
+        Args:
+            routes: As for `scores_by_route`.
+            metadata: Recorded columns. A prompt stands once for each combination of their values.
+
+        Returns:
+            "prompts" and "scores" as `scores_by_route`; "metadata" by column, one value a prompt, None where unknown,
+            or None without columns.
+
+        Raises:
+            DataError: As `scores_by_route`, or no such call has a column.
+        """
+        given: dict[tuple[str | None, ...], dict[str, list[float]]] = {}
+        seen: set[str] = set()
         for call in self.answered:
             score = self.score_of(call)
             if call.prompt is not None and score is not None and (routes is None or call.route in routes):
-                given.setdefault(call.prompt, {}).setdefault(call.route, []).append(score)
+                known = call.metadata or {}
+                seen |= known.keys()
+                key = (call.prompt, *(known.get(column) for column in metadata))
+                given.setdefault(key, {}).setdefault(call.route, []).append(score)
         if not given:
             if not any(call.prompt is not None for call in self.answered):
                 raise DataError("the recording holds no prompts to learn from: record with prompts=True")
@@ -128,7 +149,17 @@ class Recording:
             route: np.array([np.mean(scores[route]) if route in scores else np.nan for scores in given.values()])
             for route in found
         }
-        return list(given), table
+        if missing := [column for column in metadata if column not in seen]:
+            raise DataError(
+                f"the recording holds no metadata {missing[0]!r} of answers with feedback; it has "
+                f"{', '.join(sorted(seen)) or 'none'}: record with metadata=[{missing[0]!r}]"
+            )
+        prompts, *columns = map(list, zip(*given, strict=True))
+        return {
+            "prompts": prompts,
+            "scores": table,
+            "metadata": dict(zip(metadata, columns, strict=True)) if metadata else None,
+        }
 
     def decisions(self) -> CollectedDecisions:
         """The answers' decisions with their token counts, as `collect_decisions()` gives them."""

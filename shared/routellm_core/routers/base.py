@@ -41,6 +41,9 @@ class Router(ABC):
         is_quick: A single prompt takes well under a millisecond, so it may be scored on an event loop.
         natural_threshold: Where its scale itself says that strong begins; a policy of two routes cuts there if it is
             given no threshold and the router no calibration.
+        metadata_columns: What else it wants to know of each prompt; none for most. A router that names columns takes
+            them in `win_rate`, `awin_rate` and `model_scores` as `metadata={column: one value a prompt}`, and policies
+            hand over what a call knows of them (see `RouteRequest`).
         maps_tensors: Whether its tensors stay in the file they are loaded from, see `persistence.read_tensors`.
         source: What `load_router` was given, folders as absolute paths, or the folder it was saved to last; None for
             a router that exists in memory only.
@@ -49,6 +52,7 @@ class Router(ABC):
     kind: ClassVar[str]
     maps_tensors: ClassVar[bool] = False
     is_quick: bool = False
+    metadata_columns: tuple[str, ...] = ()
     natural_threshold: ClassVar[float | None] = None
     encoder: Encoder | None = None
     source: str | None = None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import itertools
 import logging
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
@@ -12,28 +14,27 @@ from numpy.typing import NDArray
 from routellm_core.calibration import Calibration
 from routellm_core.encoders import StackedEncoder, StaticEncoder
 from routellm_core.encoders.base import Encoder, checked_texts
-from routellm_core.encoders.ngrams import TokenCounts, count_ngrams
-from routellm_core.errors import ConfigurationError, DataError, RouterFormatError, UnknownKindError
+from routellm_core.encoders.ngrams import TokenCounts, WordTokens, count_ngrams
+from routellm_core.encoders.topics import Topics
+from routellm_core.errors import ConfigurationError, DataError, RouteLLMError, RouterFormatError, UnknownKindError
 from routellm_core.routers.base import Router, checked_win_rates
 from routellm_core.routers.linear import sigmoid
+from routellm_core.routers.metadata import Metadata, category
 
 _logger = logging.getLogger("routellm_core.routers")
 
 __all__ = ["FittedRouter", "Metadata", "metadata_columns", "tokenizing_part"]
 
-Metadata = Mapping[str, Sequence[Any]]
-"""Columns beside the prompts, such as {"topic": [...], "tier": [...]}: one value a prompt, None where unknown."""
-
 
 class FittedRouter(Router):
-    """quality(M, q) = W_M . [e_q, n_q, m_q] + b_M; win_rate = sigmoid(slope * z + intercept).
+    """quality(M, q) = W_M . [e_q, n_q, t_q, m_q] + b_M; win_rate = sigmoid(slope * z + intercept).
 
-    e_q is the encoder's vector, n_q the hashed token n-grams, m_q the metadata. z blends, in standard deviations, the
-    quality gap strong - weak with the difficulty that the base router saw: with few labels the base decides, with
-    many the labels do. `routellm_core.fit_router` makes one.
+    e_q is the encoder's vector, n_q the hashed token n-grams, t_q the topics, m_q the metadata. z blends,
+    in standard deviations, the quality gap strong - weak with the difficulty that the base router saw: with few labels
+    the base decides, with many the labels do. `routellm_core.fit_router` makes one.
 
     Args:
-        encoder: Gives e_q, of width E; a `StackedEncoder` whose first part can tokenise, or such a part alone.
+        encoder: Gives e_q, of width E. Where no part of it can tokenise, n-grams are made of words.
         models: Names of the M models.
         strong: One of them.
         weak: Another.
@@ -50,6 +51,8 @@ class FittedRouter(Router):
         scale: For z: base mean, base standard deviation, shape (2,).
         gap: Mean and standard deviation of the gap for each ordered pair, shape (2, M, M).
         link: Slope and intercept for each ordered pair, shape (2, M, M).
+        topics: Gives t_q, of K numbers, from the first columns of e_q. None for none.
+        topic_weights: Shape (K, M); None for none.
 
     Raises:
         ConfigurationError: Shapes that do not fit, or values that are not finite.
@@ -82,6 +85,8 @@ class FittedRouter(Router):
         scale: NDArray[Any],
         gap: NDArray[Any],
         link: NDArray[Any],
+        topics: Topics | None = None,
+        topic_weights: NDArray[Any] | None = None,
         name: str | None = None,
         calibration: Calibration | None = None,
     ) -> None:
@@ -90,6 +95,8 @@ class FittedRouter(Router):
         self.is_quick = encoder.is_quick
         self.models = tuple(models)
         self.metadata_values = {column: tuple(values) for column, values in metadata_values.items()}
+        self.metadata_columns = tuple(self.metadata_values)
+        self._metadata_rows = _rows_by_value(self.metadata_values)
         self.blend = float(blend)
         self.arrays: dict[str, NDArray[Any]] = {
             "weights": np.asarray(weights, dtype=np.float32),
@@ -103,7 +110,11 @@ class FittedRouter(Router):
             "scale": np.asarray(scale, dtype=np.float64),
             "gap": np.asarray(gap, dtype=np.float64),
             "link": np.asarray(link, dtype=np.float64),
+            "topic_weights": np.asarray(
+                np.zeros((0, len(self.models))) if topic_weights is None else topic_weights, dtype=np.float64
+            ),
         }
+        self.topics = Topics.none() if topics is None else topics
         self._check()
         self._warned = False
         self._tokenizer = tokenizing_part(encoder)
@@ -129,6 +140,7 @@ class FittedRouter(Router):
             "scale": (2,),
             "gap": (2, m, m),
             "link": (2, m, m),
+            "topic_weights": (self.topics.n_clusters, m),
         }
         for name, shape in expected.items():
             if self.arrays[name].shape != shape:
@@ -141,6 +153,8 @@ class FittedRouter(Router):
             raise ConfigurationError(f"n-grams are hashed into a power of two of columns, got {width}")
         if not 0.0 <= self.blend <= 1.0:
             raise ConfigurationError(f"blend is a weight from 0 to 1, got {self.blend}")
+        if self.topics.n_embedding > e:
+            raise ConfigurationError(f"topics of {self.topics.n_embedding} numbers do not fit vectors of {e}")
 
     def _row(self, model: str) -> int:
         try:
@@ -153,31 +167,39 @@ class FittedRouter(Router):
         self, prompts: list[str], metadata: Metadata | None
     ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Quality of every model, shape (n, M), and the base's difficulty, shape (n,)."""
+        self._warn_of_missing(metadata)
+        columns = _rows_of(metadata or {}, self._metadata_rows, len(prompts))  # before anything is scored
         arrays = self.arrays
         raw = self.encoder.encode(prompts)
         vectors = np.clip(raw, arrays["lowest"], arrays["highest"]).astype(np.float64)
         grams = self._grams(prompts)
         qualities = vectors @ arrays["weights"].T.astype(np.float64) + grams.times(arrays["ngram_weights"])
+        qualities += self.topics.memberships(raw[:, : self.topics.n_embedding]) @ arrays["topic_weights"]
         qualities += arrays["bias"]
-        if metadata:
-            columns = metadata_columns(metadata, self.metadata_values, len(prompts))
-            for rows in columns:
-                known = rows >= 0
-                qualities[known] += arrays["metadata_weights"][rows[known]]
+        for rows in columns:
+            known = rows >= 0
+            qualities[known] += arrays["metadata_weights"][rows[known]]
         return qualities, raw.astype(np.float64) @ arrays["base_weights"].astype(np.float64)
 
     def _grams(self, prompts: list[str]) -> TokenCounts:
         return count_ngrams(self._tokenizer.tokens(prompts), width=len(self._importance)).weighted(self._importance)
 
-    def _score(self, prompts: list[str]) -> NDArray[np.float64]:
-        if self.metadata_values and not self._warned:
+    def _warn_of_missing(self, metadata: Metadata | None) -> None:
+        if self._warned or not self.metadata_columns:
+            return
+        missing = [column for column in self.metadata_columns if not metadata or column not in metadata]
+        if missing:
             self._warned = True  # once a router: it may be on a hot path
             _logger.warning(
-                "router %r was fitted with metadata (%s) and scores without it, which is worse than a fit without: "
-                "adapters and policies pass none on",
+                "router %r was fitted with metadata (%s) and scores without %s, which is worse than a fit without; "
+                'it comes with the call: config={"metadata": {...}} in LangChain, metadata_scope() in LlamaIndex, '
+                "metadata= elsewhere",
                 self.name,
-                ", ".join(self.metadata_values),
+                ", ".join(self.metadata_columns),
+                "it" if len(missing) == len(self.metadata_columns) else ", ".join(missing),
             )
+
+    def _score(self, prompts: list[str]) -> NDArray[np.float64]:
         return self._win_rates(prompts, None)
 
     def _win_rates(self, prompts: list[str], metadata: Metadata | None) -> NDArray[np.float64]:
@@ -193,18 +215,36 @@ class FittedRouter(Router):
 
         Args:
             prompts: Texts.
-            metadata: Columns the router was fitted with, one value a prompt. A value not seen in fitting, None, and
-                a column left out all count as unknown.
+            metadata: Columns the router was fitted with, one value a prompt: str, int, bool, or an enum's member,
+                which counts as its value. A value not seen in fitting, None, and a column left out all count as
+                unknown.
 
         Raises:
-            DataError: As `Router.win_rate`; also a column the router does not have, or one of another length.
+            DataError: As `Router.win_rate`; also a column the router does not have, one of another length, or a value
+                that is no category.
             ScoringError: As `Router.win_rate`.
         """
         if not metadata:
             return super().win_rate(prompts)
         texts = checked_texts(prompts, what="prompt")
-        metadata_columns(metadata, self.metadata_values, len(texts))  # before anything is scored
-        return checked_win_rates(self._win_rates(texts, metadata), len(texts), self.name) if texts else np.zeros(0)
+        if not texts:
+            return np.zeros(0)
+        try:
+            win_rates = self._win_rates(texts, metadata)
+        except RouteLLMError:
+            raise
+        except Exception as error:
+            raise self._failure(error) from error
+        return checked_win_rates(win_rates, len(texts), self.name)
+
+    @property
+    def is_async(self) -> bool:
+        """False: `awin_rate` takes a thread."""
+        return False
+
+    async def awin_rate(self, prompts: Sequence[str], *, metadata: Metadata | None = None) -> NDArray[np.float64]:
+        """`win_rate` in a thread."""
+        return await asyncio.to_thread(self.win_rate, prompts, metadata=metadata)
 
     def model_scores(self, prompts: Sequence[str], *, metadata: Metadata | None = None) -> NDArray[np.float64]:
         """Expected quality of every model's answer, on the scale of the scores it was fitted to.
@@ -236,6 +276,7 @@ class FittedRouter(Router):
             "metadata_values": self.metadata_values,
             "blend": self.blend,
             "name": self.name,
+            "topics": self.topics,
             **self.arrays,
         }
 
@@ -249,7 +290,7 @@ class FittedRouter(Router):
         }
 
     def tensors(self) -> dict[str, NDArray[Any]]:
-        return dict(self.arrays)
+        return {**self.arrays, **self.topics.tensors()}
 
     @classmethod
     def restore(
@@ -258,40 +299,41 @@ class FittedRouter(Router):
         if encoder is None:
             raise RouterFormatError("a router of kind 'fitted' was saved without its encoder")
         names = ("models", "strong", "weak", "blend", "metadata_values")
-        arrays: dict[str, Any] = {n: array for n, array in tensors.items() if not n.startswith("calibration.")}
-        return cls(encoder=encoder, **{name: settings[name] for name in names}, **arrays)
+        arrays: dict[str, Any] = {n: array for n, array in tensors.items() if "." not in n}
+        topics = Topics.of_tensors(tensors)
+        return cls(encoder=encoder, topics=topics, **{name: settings[name] for name in names}, **arrays)
 
 
-def tokenizing_part(encoder: Encoder) -> StaticEncoder:
-    """The part of an encoder whose tokens n-grams are made of.
-
-    Raises:
-        ConfigurationError: It has none.
-    """
+def tokenizing_part(encoder: Encoder) -> StaticEncoder | WordTokens:
+    """The part of an encoder whose tokens n-grams are made of; words where it has none."""
     for part in encoder.encoders if isinstance(encoder, StackedEncoder) else (encoder,):
         if hasattr(part, "tokens"):
             return part  # type: ignore[return-value]  # anything with tokens() will do
-    raise ConfigurationError(
-        f"encoder {encoder.name!r} has no tokenizer; fit on the 'default' router, or one with its encoder"
-    )
+    return WordTokens()
 
 
 def metadata_columns(metadata: Metadata, known: Mapping[str, Sequence[str]], n_prompts: int) -> list[NDArray[np.int64]]:
     """For each column given, the row of `metadata_weights` for each prompt; -1 where the value is not known.
 
     Raises:
-        DataError: A column that is not known, or of another length.
+        DataError: A column that is not known, or of another length, or a value that is no category.
     """
-    starts, start = {}, 0
-    for column, values in known.items():
-        starts[column] = start
-        start += len(values)
+    return _rows_of(metadata, _rows_by_value(known), n_prompts)
+
+
+def _rows_by_value(known: Mapping[str, Sequence[str]]) -> dict[str, dict[str, int]]:
+    numbers = itertools.count()
+    return {column: {value: next(numbers) for value in values} for column, values in known.items()}
+
+
+def _rows_of(metadata: Metadata, known: Mapping[str, Mapping[str, int]], n_prompts: int) -> list[NDArray[np.int64]]:
     found = []
     for column, given in metadata.items():
         if column not in known:
             raise DataError(f"unknown metadata {column!r}; the router knows: {', '.join(known) or 'none'}")
         if isinstance(given, (str, bytes)) or len(given) != n_prompts:
             raise DataError(f"metadata {column!r} needs one value a prompt: a list of {n_prompts}")
-        rows = {value: starts[column] + i for i, value in enumerate(known[column])}
-        found.append(np.array([-1 if v is None else rows.get(str(v), -1) for v in given], dtype=np.int64))
+        rows = known[column]
+        names = map(category, given)
+        found.append(np.array([-1 if name is None else rows.get(name, -1) for name in names], dtype=np.int64))
     return found

@@ -11,10 +11,13 @@ from numpy.typing import NDArray
 from routellm_core._lazy import need
 from routellm_core.encoders import SurfaceEncoder
 from routellm_core.encoders.ngrams import TokenCounts, count_ngrams
+from routellm_core.encoders.topics import Topics
 from routellm_core.routers.difficulty import DifficultyRouter
 from routellm_core.routers.fitted import FittedRouter, Metadata, metadata_columns, tokenizing_part
+from routellm_core.routers.metadata import category
 from routellm_core.training.additive import Blocks
 from routellm_core.training.base_router import stacked_on_surface
+from routellm_core.training.find_topics import find_topics
 
 __all__ = ["PromptFeatures"]
 
@@ -31,15 +34,21 @@ class PromptFeatures:
         base: Gives the encoder, and the difficulty that serves as prior.
         texts: The prompts.
         metadata: Columns beside them.
+        rng: For the topics.
 
     Attributes:
-        blocks: Of the prompts: embedding, counts, n-grams, and each column of metadata.
+        blocks: Of the prompts: embedding, counts, n-grams, topics where the embedding is contextual, and each column
+            of metadata.
+        difficulty: Of the prompts as the fitted router works it out, without the base's bias, shape (n,).
     """
 
-    def __init__(self, base: DifficultyRouter, texts: list[str], metadata: Metadata) -> None:
+    def __init__(
+        self, base: DifficultyRouter, texts: list[str], metadata: Metadata, *, rng: np.random.Generator
+    ) -> None:
         sparse = need("scipy.sparse", extra="fit", why="fit_router")
         self.encoder, self.base_weights, self.n_embedding = stacked_on_surface(base)
         vectors = self.encoder.encode(texts).astype(np.float64)
+        self.difficulty = vectors @ self.base_weights.astype(np.float32).astype(np.float64)
         # the embedding as it is, but for its size; surface features standardised and clipped
         self.mean = np.zeros(self.encoder.dim)
         self.size = np.ones(self.encoder.dim)
@@ -55,10 +64,15 @@ class PromptFeatures:
         counts = count_ngrams(tokenizing_part(self.encoder).tokens(texts), width=_WIDTH)
         # rare n-grams say more; those never seen keep the weight of the rarest, and have no say
         self.importance = np.log((1 + len(texts)) / (1 + counts.document_counts())) + 1
-        matrices = [scaled[:, embedding], scaled[:, surface], _matrix(counts.weighted(self.importance), sparse)]
+        grams = counts.weighted(self.importance)
+        matrices = [scaled[:, embedding], scaled[:, surface], _matrix(grams, sparse)]
+        # clusters of averaged word vectors gain nothing; found without the labels, so once for all folds
+        self.topics = Topics.none() if self.encoder.is_quick else find_topics(vectors[:, embedding], rng=rng)
+        if self.topics.n_clusters:
+            matrices.append(self.topics.memberships(vectors[:, embedding]))
 
         self.metadata_values = {
-            column: tuple(sorted({str(value) for value in given if value is not None}))
+            column: tuple(sorted({label for value in given if (label := category(value)) is not None}))
             for column, given in metadata.items()
         }
         self.n_values = sum(map(len, self.metadata_values.values()))
@@ -80,6 +94,7 @@ class PromptFeatures:
     ) -> FittedRouter:
         """The router of these weights, shape (d_b, M) for each block; `bias` is each model's mean, shape (M,)."""
         embedding, surface, ngrams, *metadata = weights
+        topics = metadata.pop(0) if self.topics.n_clusters else None
         over_vectors = np.concatenate([embedding, surface]) / self.size[:, None]
         return FittedRouter(
             encoder=self.encoder,
@@ -89,6 +104,8 @@ class PromptFeatures:
             weights=over_vectors.T,
             ngram_weights=ngrams,
             ngram_importance=self.importance,
+            topics=self.topics,
+            topic_weights=topics,
             metadata_weights=np.sum(metadata, axis=0) if metadata else np.zeros((0, len(models))),
             metadata_values=self.metadata_values,
             bias=bias - self.mean @ over_vectors,
