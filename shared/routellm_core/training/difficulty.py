@@ -2,7 +2,8 @@
 
 1. A Rasch fit explains every score by the ability of its model, shared between all sources, and the
    difficulty of its prompt.
-2. A ridge regression predicts the difficulties from the encoder's vectors.
+2. A ridge regression predicts the difficulties from the encoder's vectors. Prompts whose difficulty was
+   judged from the text alone can join here, for kinds that no models were scored on.
 3. A logistic curve from difficulty to P(strong beats weak) is fitted to one pair's labels, on
    difficulties that were predicted without any prompt of the same source.
 
@@ -25,6 +26,7 @@ from routellm_core.errors import DataError
 from routellm_core.routers.difficulty import DifficultyRouter
 from routellm_core.routers.linear import sigmoid
 from routellm_core.training.rasch import fit_rasch
+from routellm_core.training.rated_prompts import RatedPrompts
 from routellm_core.training.score_table import PairLabels, ScoreTable
 
 __all__ = [
@@ -32,6 +34,7 @@ __all__ = [
     "DifficultyFit",
     "HeldOutCalibration",
     "LinearDifficulty",
+    "RatedFeatures",
     "ReliabilityBin",
     "fit_difficulty",
     "fit_linear_difficulty",
@@ -145,8 +148,28 @@ class DifficultyFit:
     held_out: HeldOutCalibration
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
+class RatedFeatures:
+    """What a regression needs of `RatedPrompts`.
+
+    Attributes:
+        features: Shape (R, E).
+        difficulties: Shape (R,), standardised.
+        weight: Of all of them together, where all prompts with scores together have 1.
+    """
+
+    features: NDArray[np.float32] = field(repr=False)
+    difficulties: NDArray[np.float64] = field(repr=False)
+    weight: float = 1.0
+
+
 def fit_linear_difficulty(
-    table: ScoreTable, features: NDArray[np.float32], *, blocks: Sequence[Block], without: Collection[str] = ()
+    table: ScoreTable,
+    features: NDArray[np.float32],
+    *,
+    blocks: Sequence[Block],
+    without: Collection[str] = (),
+    rated: RatedFeatures | None = None,
 ) -> LinearDifficulty:
     """Rasch fit, then ridge regression of the difficulties on the features.
 
@@ -155,6 +178,7 @@ def fit_linear_difficulty(
         features: Of the table's prompts, shape (Q, E).
         blocks: Their widths sum to E.
         without: Sources whose rows are not looked at, neither for difficulties nor for abilities.
+        rated: More prompts for the regression; their difficulties get the mean and the spread of those that are kept.
 
     Raises:
         DataError: Nothing is left to fit, or shapes do not agree.
@@ -171,7 +195,18 @@ def fit_linear_difficulty(
     prompts, prompt_index = np.unique(table.prompt_index[rows], return_inverse=True)
     models, model_index = np.unique(table.model_index[rows], return_inverse=True)
     difficulties, abilities = fit_rasch(prompt_index.ravel(), model_index.ravel(), table.scores[rows])
-    weights, bias = _ridge(features[prompts].astype(np.float64), difficulties, blocks)
+    vectors, targets, shares = features[prompts].astype(np.float64), difficulties, np.ones(prompts.size)
+    if rated is not None:
+        if rated.features.shape != (rated.difficulties.size, vectors.shape[1]) or not 0 < rated.weight < np.inf:
+            raise DataError(
+                f"rated features have shape {rated.features.shape} for {rated.difficulties.size} difficulties and "
+                f"weight {rated.weight}; expected rows of width {vectors.shape[1]}, and a positive weight"
+            )
+        vectors = np.concatenate([vectors, rated.features.astype(np.float64)])
+        targets = np.concatenate([targets, difficulties.mean() + difficulties.std() * rated.difficulties])
+        each = rated.weight * prompts.size / rated.difficulties.size
+        shares = np.concatenate([shares, np.full(rated.difficulties.size, each)])
+    weights, bias = _ridge(vectors, targets, blocks, shares)
     return LinearDifficulty(
         weights=weights,
         bias=bias,
@@ -223,6 +258,8 @@ def fit_difficulty(
     strong_share: float = 0.5,
     rng: np.random.Generator,
     name: str | None = None,
+    rated: RatedPrompts | None = None,
+    rated_weight: float = 1.0,
 ) -> DifficultyFit:
     """Fit, calibrate and assess a router by difficulty.
 
@@ -247,6 +284,8 @@ def fit_difficulty(
         strong_share: The share whose threshold the router is saved with, 0..1.
         rng: Chooses the prompts of the threshold sample.
         name: Of the router.
+        rated: More prompts, whose difficulty was judged; in every fit, in no label and no threshold.
+        rated_weight: Of all of them together, where all prompts with scores together have 1; positive.
 
     Raises:
         DataError: Too few sources, labels of one outcome only, or labels that difficulty cannot explain.
@@ -257,10 +296,15 @@ def fit_difficulty(
     label_folds = np.array([fold_of.get(source, -1) for source in labels.sources])
     table_folds = np.array([fold_of.get(source, -1) for source in table.sources])
     wins = np.asarray(labels.strong_wins, dtype=np.bool_)
+    judged = None
+    if rated is not None:
+        judged = RatedFeatures(
+            features=_encode(encoder, rated.prompts), difficulties=rated.difficulties, weight=rated_weight
+        )
 
     def fitted(*left_out: int) -> LinearDifficulty:
         without = {source for source, fold in fold_of.items() if fold in left_out}
-        return fit_linear_difficulty(table, features, blocks=blocks, without=without | set(not_fitted))
+        return fit_linear_difficulty(table, features, blocks=blocks, without=without | set(not_fitted), rated=judged)
 
     def predicted(
         models: Sequence[LinearDifficulty], folds: NDArray[np.int_], of: NDArray[np.float32], whole: LinearDifficulty
@@ -343,22 +387,28 @@ def _folds(sources: NDArray[np.str_], n_folds: int) -> dict[str, int]:
 
 
 def _ridge(
-    features: NDArray[np.float64], targets: NDArray[np.float64], blocks: Sequence[Block]
+    features: NDArray[np.float64], targets: NDArray[np.float64], blocks: Sequence[Block], shares: NDArray[np.float64]
 ) -> tuple[NDArray[np.float64], float]:
-    """Weights for the features as they come, and the bias; the penalties apply to scaled features."""
-    n = len(targets)
-    mean = features.mean(axis=0)
+    """Weights for the features as they come, and the bias; the penalties apply to scaled features.
+
+    `shares` says how much each row counts; all ones is the plain regression.
+    """
+    total = float(shares.sum())
+    mean, target = shares @ features / total, float(shares @ targets) / total
     centred = features - mean
+    squares = shares[:, np.newaxis] * centred**2
     scales, penalties = [], []
     start = 0
     for block in blocks:
-        spread = np.sqrt((centred[:, start : start + block.width] ** 2).mean(axis=0 if block.per_column else None))
+        part = squares[:, start : start + block.width].sum(axis=0) / total
+        spread = np.sqrt(part if block.per_column else part.mean())
         scales.append(np.broadcast_to(spread, block.width))
-        penalties.append(np.full(block.width, block.penalty * n))
+        penalties.append(np.full(block.width, block.penalty * total))
         start += block.width
     scale = np.concatenate(scales)
     scale = np.where(scale > 1e-12, scale, 1.0)  # a constant feature is zero once centred
     scaled = centred / scale
-    gram = scaled.T @ scaled + np.diag(np.concatenate(penalties) + 1e-9 * n)
-    weights = np.linalg.solve(gram, scaled.T @ (targets - targets.mean())) / scale
-    return weights, float(targets.mean() - mean @ weights)
+    weighted = scaled * shares[:, np.newaxis]
+    gram = weighted.T @ scaled + np.diag(np.concatenate(penalties) + 1e-9 * total)
+    weights = np.linalg.solve(gram, weighted.T @ (targets - target)) / scale
+    return weights, target - float(mean @ weights)

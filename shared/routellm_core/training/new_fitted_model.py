@@ -54,7 +54,7 @@ def add_fitted_model(
     mixture = _mixture(known - known.mean(axis=0), labels - labels.mean())
 
     arrays = dict(router.arrays)
-    for what, axis in (("weights", 0), ("ngram_weights", 1), ("metadata_weights", 1)):
+    for what, axis in (("weights", 0), ("ngram_weights", 1), ("topic_weights", 1), ("metadata_weights", 1)):
         own = mixture @ np.moveaxis(arrays[what].astype(np.float64), axis, 0)
         arrays[what] = np.concatenate([arrays[what], np.expand_dims(own, axis)], axis=axis)
     own_bias = labels.mean() - known.mean(axis=0) @ mixture + arrays["bias"] @ mixture
@@ -67,6 +67,7 @@ def add_fitted_model(
         strong=router.strong,
         weak=router.weak,
         metadata_values=router.metadata_values,
+        topics=router.topics,
         blend=router.blend,
         name=router.name,
         calibration=router.calibration,

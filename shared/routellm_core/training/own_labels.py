@@ -112,9 +112,10 @@ def fit_router(
     """Fit a router to labels of one's own; needs the extra `fit`.
 
     Each model's quality is a sum of linear Gaussian processes over the base router's embedding, counts of characters
-    and numbers, hashed words and pairs of words, and metadata; how much each of them says is learned by marginal
-    likelihood. The base router is the prior: its difficulty counts like 150 labels. All that is reported comes
-    from cross-validation in which every choice is made anew in each fold.
+    and numbers, hashed words and pairs of words, soft clusters of the prompts where the embedding is contextual (found
+    without their labels), and metadata; how much each of them says is learned by marginal likelihood. The base router
+    is the prior: its difficulty counts like 150 labels. All that is reported comes from cross-validation in which every
+    choice is made anew in each fold.
 
     Scores may be missing (NaN or None), as in feedback to routed calls, where only the model that answered has one.
     Each model is then fitted on its own prompts. Calls that a router routed are no random sample, but it looked at the
@@ -165,8 +166,8 @@ def fit_router(
     pair = _pair(np.nanmean(table, axis=0), models, strong, weak)
     prior = base_with_difficulty(base, "a fit")
     rng = np.random.default_rng(seed)
-    features = PromptFeatures(prior, texts, metadata or {})
-    difficulty = prior.difficulty(texts) - prior.bias  # as the fitted router works it out
+    features = PromptFeatures(prior, texts, metadata or {}, rng=np.random.default_rng((seed, 1)))
+    difficulty = features.difficulty
     qualities = Qualities(features.blocks, table, pair)
     amplitudes = qualities.amplitudes(rng)
 
