@@ -12,7 +12,8 @@ CODE := langchain_routellm llamaindex_routellm shared/routellm_core
 CLEAN_ENV := env -u OPENAI_API_KEY -u ANTHROPIC_API_KEY -u OPENAI_BASE_URL -u OPENAI_API_BASE -u LANGSMITH_API_KEY \
 	-u LANGCHAIN_API_KEY -u LANGSMITH_TRACING -u LANGCHAIN_TRACING_V2 -u ROUTELLM_STRONG -u ROUTELLM_WEAK
 
-.PHONY: help demo test check format bench quality-table wheel-test default-router default-router-check clean
+.PHONY: help demo test check format bench quality-table wheel-test \
+	default-router default-router-check contextual-router contextual-router-check clean
 
 help:  ## Show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 24
@@ -83,19 +84,18 @@ wheel-test: $(VENV)/dev.done  ## Install the wheel alone, without extras, and ru
 		--allow-unix-socket tests/test_core
 
 # torch by itself and first, with what a build of it for another platform needs; then the lock file over it
-$(BUILD)/done: tools/build_default_router.requirements.txt
+$(BUILD)/done: tools/build_embedded_router.requirements.txt
 	$(PYTHON) -m venv --clear $(BUILD)
 	$(BUILD_PIP) install --quiet '$(TORCH)'
 	$(BUILD_PIP) install --quiet --no-deps -r $<
 	touch $@
 
-default-router: $(BUILD)/done  ## Train the embedded default router again, from ROUTELLM_DATA
-	$(BUILD)/bin/python tools/build_default_router.py --data "$${ROUTELLM_DATA:-../shared/data}" \
-		--out shared/routellm_core/models/default
+default-router contextual-router: $(BUILD)/done  ## Train an embedded router again, from ROUTELLM_DATA
+	$(BUILD)/bin/python tools/build_embedded_router.py $(@:-router=) --data "$${ROUTELLM_DATA:-../shared/data}"
 
-default-router-check: $(BUILD)/done  ## The same, but only compare with the one that is there: win rates within 1e-4
-	$(BUILD)/bin/python tools/build_default_router.py --data "$${ROUTELLM_DATA:-../shared/data}" \
-		--out shared/routellm_core/models/default --check
+default-router-check contextual-router-check: $(BUILD)/done  ## The same, but only compare with the one that is there
+	$(BUILD)/bin/python tools/build_embedded_router.py $(@:-router-check=) --data "$${ROUTELLM_DATA:-../shared/data}" \
+		--check
 
 clean:  ## Remove everything that the other commands made
 	rm -rf $(VENV) $(BUILD) dist build

@@ -19,6 +19,7 @@ import numpy as np
 from card import fill
 
 from routellm_core import RoutingPolicy, load_router
+from routellm_core.routers.loading import EMBEDDED
 
 HERE = Path(__file__).resolve().parent
 
@@ -28,8 +29,8 @@ def rank_correlation(one: np.ndarray, other: np.ndarray) -> float:
     return float(np.corrcoef(ranks[0], ranks[1])[0, 1])
 
 
-def table() -> list[str]:
-    router = load_router("default")
+def table(name: str) -> list[str]:
+    router = load_router(name)
     threshold = RoutingPolicy(router).thresholds[0]
     rows = [json.loads(line) for line in (HERE / "data" / "multilingual.jsonl").read_text("utf-8").splitlines()]
     win_rates = router.win_rate([row["prompt"] for row in rows])
@@ -57,13 +58,14 @@ def table() -> list[str]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("router", nargs="?", default="default", choices=EMBEDDED)
     parser.add_argument("--card", action="store_true", help="put the table into the licence card")
     arguments = parser.parse_args()
     text = "\n".join(
         [
-            *table(),
+            *table(arguments.router),
             "",
-            f"Measured on {date.today()} by `python benchmarks/languages.py`: six easy and six "
+            f"Measured on {date.today()} by `python benchmarks/languages.py {arguments.router}`: six easy and six "
             "hard prompts of our own in each language (benchmarks/data/multilingual.jsonl). In every language the "
             "hard ones are also the longer ones, so this shows that length, numbers and marks count as in English; it "
             "does not show that subject or wording is understood.",
@@ -71,7 +73,7 @@ def main() -> None:
     )
     print(text)
     if arguments.card:
-        fill("languages", text)
+        fill("languages", text, router=arguments.router)
 
 
 if __name__ == "__main__":

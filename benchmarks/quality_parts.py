@@ -135,9 +135,9 @@ def difference_to_length(found: Difference | None) -> Difference:
 def of_held_out(given: Given) -> list[Line]:
     need(given.data, "train")
     table, pairs = recipe.read_scores(given.data), recipe.read_pairs(given.data)
-    rng = np.random.default_rng(recipe.SEED)
+    default = recipe.RECIPES["default"]
     lines = []
-    for row in recipe.measure(table, pairs, load_router("default"), rng):
+    for row in recipe.measure(default, table, pairs, load_router("default"), np.random.default_rng(recipe.SEED)):
         how = "default, which never fitted it" if row.held_out == "never fitted" else f"without {row.held_out}"
         length = "" if row.length_apgr is None else f"; prompt length {row.length_apgr:.3f}"
         undefined = "; the source's strong model is not the better one" if row.apgr is None else ""

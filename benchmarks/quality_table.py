@@ -6,7 +6,7 @@ Parts, each by the protocol of the command in brackets:
 
 - routers: MMLU, GSM8K and MT-Bench beside prompt length, chance and the best published router (`routellm evaluate`)
 - held-out: each family of training sources by a fit without it, and sources that are never fitted, for the default
-  router (tools/build_default_router.py)
+  router (tools/build_embedded_router.py)
 - own-labels: what labels of one's own are worth (own_labels.py)
 - cascade: verifiers of the weak answer, quality over total cost (escalation.py)
 - many-models: routing among all models of a source (many_models.py)

@@ -42,12 +42,11 @@ from routellm_core.evaluation import apgr, oracle_apgr
 from routellm_core.evaluation.resampling import interval, resample
 from routellm_core.persistence import digest_of
 from routellm_core.routers.linear import sigmoid
-from routellm_core.training.difficulty import fit_linear_difficulty
 from routellm_core.training.rasch import fit_rasch
 from routellm_core.training.score_table import ScoreTable, model_key
 
 sys.path.insert(0, str(ROOT / "tools"))
-import build_default_router as recipe
+import build_embedded_router as recipe
 
 TRAINED_ON = recipe.FAMILIES
 LEFT_OUT = recipe.NEVER_READ  # GSM8K's training questions
@@ -252,10 +251,8 @@ def report_of(data: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
             "default": router.win_rate(family.prompts),
             "length": np.array([len(prompt) for prompt in family.prompts], dtype=np.float64),
         }
-        not_fitted = set(recipe.NOT_FITTED)
-        if family.name in TRAINED_ON:
-            not_fitted |= {source for source in table.sources if source.split("/")[0] == family.name}
-        fit = fit_linear_difficulty(table, features, blocks=recipe.BLOCKS, without=not_fitted)
+        left_out = {source for source in table.sources if source.split("/")[0] == family.name}
+        fit = recipe.RECIPES["default"].fit_without(left_out, table, features, router.encoder)
         difficulty = fit.predict(router.encoder.encode(family.prompts))
         scorers["unseen"] = difficulty if family.name in TRAINED_ON else scorers["default"]
         pairs = list(dict.fromkeys([*pairs_by_rule(family), *named.get(family.name, [])]))

@@ -82,8 +82,8 @@ class CallRecorder(BaseCallbackHandler):
         digest_key: bytes = b"",
         clock: Callable[[], float] = time.time,
     ) -> None:
-        if isinstance(metadata, str):
-            raise ConfigurationError(f"metadata= is a list of columns, got the str {metadata!r}")
+        if isinstance(metadata, (str, bytes)) or not isinstance(metadata, Collection):
+            raise ConfigurationError(f"metadata= is a list of columns, got {metadata!r}")
         self.sink: Sink = open_sink(sink) if isinstance(sink, (str, Path)) else sink
         self.prompts = prompts
         self.answers = answers

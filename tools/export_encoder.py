@@ -335,12 +335,7 @@ def measure(folder: Path, model: tuple[Weights, Mapping[str, Any]], texts: Seque
     settings.intra_op_num_threads = 1
     exact = onnxruntime.InferenceSession(graph(*model, positions=positions, bits=32, **options), settings)
     small = onnxruntime.InferenceSession(str(folder / "model.onnx"), settings)
-    tokenizer = encoder._tokenizer
-    expected = []
-    for text in texts:
-        ids = tokenizer.encode(text).ids
-        row = ids if len(ids) <= positions else ids[: encoder.head_tokens] + ids[-encoder.tail_tokens :]
-        expected.append(_vector(exact, np.array([row]))[0])
+    expected = [_vector(exact, np.array([row]))[0] for row in encoder.token_ids(list(texts))]
     lengths = np.linalg.norm(vectors, axis=1) * np.linalg.norm(expected, axis=1)
     cosines = (vectors * np.array(expected)).sum(axis=1) / lengths
     print(f"cosine to float32, {len(texts)} texts: mean {cosines.mean():.5f}, least {cosines.min():.5f}")

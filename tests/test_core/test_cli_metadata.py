@@ -134,6 +134,15 @@ def test_a_set_keeps_the_columns_asked_for_and_they_are_no_models(folder):
     assert read_evaluation_set(nested, metadata=("tier",)).metadata == {"tier": (None,) * 4}
 
 
+def test_choosing_prompts_to_label_knows_who_pays(folder, tmp_path, caplog):
+    chosen = tmp_path / "chosen.jsonl"
+    command = ("augment", "select", folder / "prompts.jsonl", "--router", folder / "router", "--n", 10, "-o", chosen)
+    with caplog.at_level(logging.WARNING):
+        assert CliRunner().invoke(app, [*map(str, command)]).exit_code == 0
+    assert len(chosen.read_text().splitlines()) == 10
+    assert "scores without" not in caplog.text
+
+
 def test_a_file_without_the_column_is_scored_all_the_same_and_that_is_said(folder, caplog):
     with caplog.at_level(logging.WARNING):
         lines = run(

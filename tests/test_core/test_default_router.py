@@ -1,6 +1,8 @@
 """The embedded router: there, licensed, calibrated, and as good as its card says."""
 
+import copy
 import json
+import pickle
 import re
 from importlib.resources import files
 from pathlib import Path
@@ -21,6 +23,13 @@ ROUTER = load_router("default")
 class TestDefault(RouterContract):
     def make(self):
         return ROUTER
+
+
+def test_copies_and_pickles_of_it_and_of_its_pairs_give_the_same_win_rates():
+    prompts = ["hello", "Prove that there are infinitely many primes."]
+    for router in (ROUTER, ROUTER.for_pair(2.0, -1.0), ROUTER.with_model("new", 0.5), RoutingPolicy(ROUTER).router):
+        for made in (copy.deepcopy(router), pickle.loads(pickle.dumps(router))):  # noqa: S301 - made here
+            np.testing.assert_array_equal(made.win_rate(prompts), router.win_rate(prompts))
 
 
 @given(st.lists(st.text(st.characters(codec=None, exclude_categories=()), max_size=300), max_size=6))

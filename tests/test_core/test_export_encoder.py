@@ -252,16 +252,18 @@ def test_a_folder_whose_settings_or_tokenizer_outgrow_the_graph_is_refused_when_
         OnnxEncoder(folder)
 
 
-def test_the_command_writes_the_folder_and_prints_how_near_it_is(tool, model, tokenizer, tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize("tail_tokens", [10, 0])
+def test_the_command_writes_the_folder_and_prints_how_near_it_is(
+    tool, model, tokenizer, tmp_path, monkeypatch, capsys, tail_tokens
+):
     source = tmp_path / "source"
     source.mkdir()
     save_file(model[0], source / "model.safetensors")
     (source / "config.json").write_text(json.dumps(CONFIG))
     (source / "tokenizer.json").write_bytes(tokenizer.read_bytes())
     (tmp_path / "texts.txt").write_text("\n".join([*PLAIN_TEXTS, "x " * 200]))
-    command = (
-        f"export_encoder --model {source} --out {tmp_path / 'made'} --layers 2 0 --head-tokens 20 --tail-tokens 10"
-    )
+    command = f"export_encoder --model {source} --out {tmp_path / 'made'} --layers 2 0 --head-tokens 20"
+    command += f" --tail-tokens {tail_tokens}"
     monkeypatch.setattr(sys, "argv", [*command.split(), "--measure", str(tmp_path / "texts.txt")])
     tool.main()
     printed = capsys.readouterr().out

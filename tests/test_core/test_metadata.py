@@ -1,14 +1,17 @@
 """What is known of a call beside its text, on its way to the router."""
 
 import asyncio
+import copy
 import logging
+import pickle
 from enum import Enum
 
 import numpy as np
 import pytest
 
 from routellm_core import CostAwarePolicy, EscalationPolicy, RoutingPolicy, fit_router, load_router
-from routellm_core.errors import DataError, ScoringError
+from routellm_core.encoders import HashingEncoder
+from routellm_core.errors import ConfigurationError, DataError, ScoringError
 from routellm_core.policy import RouteRequest
 from routellm_core.routers.metadata import category, known_metadata
 from routellm_core.testing import ScriptedRouter
@@ -104,6 +107,56 @@ def test_a_router_that_awaits_its_service_is_given_it_there():
     assert router.given == [{"tier": ["paid"]}, None]
 
 
+def test_a_router_on_vectors_from_a_service_is_given_it_in_a_thread():
+    class Vectors(HashingEncoder):
+        is_async = True  # as an encoder that awaits its service says
+
+    class OnVectors(ByTier):
+        kind = "on-vectors"
+        encoder = Vectors(8)
+
+        def _score_vectors(self, vectors):
+            return np.full(len(vectors), 0.3)
+
+    router = OnVectors(is_quick=False)
+    policy = RoutingPolicy(router, threshold=0.5, on_error="raise")
+    decisions = asyncio.run(policy.adecide([RouteRequest(text="a", metadata={"tier": "paid"})]))
+    assert decisions[0].win_rate == 0.9
+    assert asyncio.run(router.awin_rate(["a"])) == [0.3]
+
+
+def test_a_router_that_names_columns_and_takes_none_is_refused_before_it_fails_at_every_call():
+    class Forgetful(ByTier):
+        kind = "forgetful"
+
+        def win_rate(self, prompts):
+            return np.full(len(prompts), 0.9)
+
+    with pytest.raises(ConfigurationError, match=r"win_rate.*metadata=") as caught:
+        RoutingPolicy(Forgetful(), threshold=0.5)
+    assert "'tier', 'topic'" in str(caught.value)
+
+    class Scoreless(ByTier):
+        kind = "scoreless"
+
+        def model_scores(self, prompts):
+            return np.zeros((len(prompts), 2))
+
+    RoutingPolicy(Scoreless(), threshold=0.5)
+    with pytest.raises(ConfigurationError, match=r"model_scores.*metadata="):
+        CostAwarePolicy(Scoreless(), costs_usd={"small": 0.0, "large": 0.5}, tradeoff=0.5)
+
+
+@pytest.mark.parametrize("columns", ["tier", (1,), {"tier": "paid"}])
+def test_columns_are_a_tuple_of_names(columns):
+    class Odd(ByTier):
+        kind = "odd"
+        metadata_columns = columns
+
+    with pytest.raises(ConfigurationError, match="metadata_columns"):
+        RoutingPolicy(Odd(), threshold=0.5)
+
+
 def test_metadata_that_is_no_mapping_is_the_callers_error():
     with pytest.raises(DataError, match="mapping of columns to values, got list"):
         RoutingPolicy(ScriptedRouter(0.9)).decide([RouteRequest(text="a", metadata=["tier"])])
@@ -142,6 +195,13 @@ def test_what_is_no_category_is_an_error_that_shows_the_type_alone(value):
         category(value)
 
 
+def test_an_integer_that_python_does_not_write_is_no_category_and_costs_no_answer(caplog):
+    huge = 10**5000
+    with pytest.raises(DataError, match="thousands of digits"):
+        category(huge)
+    assert known_metadata(("tier",), [{"tier": huge}]) == {"tier": [None]}
+
+
 def test_in_a_call_what_is_no_category_is_unknown_and_logged_once(caplog):
     class Secret(list):
         pass
@@ -175,6 +235,14 @@ def test_a_fitted_router_says_which_columns_it_wants_and_its_copies_do(fitted, t
     assert load_router("default").metadata_columns == ()
 
 
+def test_copies_and_pickles_know_the_columns(fitted):
+    policy = RoutingPolicy(fitted, threshold=0.5, on_error="raise")
+    requests = [RouteRequest(text="a question", metadata={"tier": tier}) for tier in ("paid", "free")]
+    expected = [decision.win_rate for decision in policy.decide(requests)]
+    for made in (copy.deepcopy(policy), pickle.loads(pickle.dumps(policy))):  # noqa: S301 - made here
+        assert [decision.win_rate for decision in made.decide(requests)] == expected
+
+
 def test_values_mean_the_same_in_fitting_and_in_calls(fitted):
     assert fitted.metadata_values["tier"] == ("1", "free", "paid")
     policy = RoutingPolicy(fitted, threshold=0.5, on_error="raise")
@@ -205,6 +273,31 @@ def test_a_fitted_router_warns_once_of_columns_that_a_call_does_not_have(fitted,
             policy.decide([RouteRequest(text="a question", metadata=each) for each in given])
     told = [r.getMessage() for r in caplog.records]
     assert len(told) == (what is not None) and all(what in message for message in told)
+
+
+@pytest.mark.parametrize("column", [None, 5, {"paid"}, {"paid": 1}, iter(["paid"]), "p", ["paid", "free"]])
+def test_a_column_that_is_no_list_of_one_value_a_prompt_is_a_data_error(fitted, column):
+    for method in (fitted.win_rate, fitted.model_scores):
+        with pytest.raises(DataError, match="'tier' needs one value a prompt: a list of 1"):
+            method(["a"], metadata={"tier": column})
+
+
+@pytest.mark.parametrize("column", [None, "abcdefghijklmnopqrstuvwxyz"[:25], {"paid"}, ["paid"] * 24])
+def test_a_fit_refuses_such_columns_too(column):
+    prompts = [f"please help me with item {i}" for i in range(25)]
+    with pytest.raises(DataError, match="'tier' needs one value a prompt: a list of 25"):
+        fit_router(prompts, strong_scores=[1] * 25, weak_scores=[0, 1] * 12 + [0], metadata={"tier": column})
+
+
+def test_a_fit_refuses_a_column_that_is_another_one_for_every_prompt():
+    # it says nothing of the next prompt, and the saved router would hold all of them: prompts, ids, times
+    prompts = [f"please help me with item {i}" for i in range(25)]
+    scores = {"strong_scores": [1] * 25, "weak_scores": [0, 1] * 12 + [0], "learning_curve": False}
+    with pytest.raises(DataError, match="'prompt'.*another value for every prompt") as caught:
+        fit_router(prompts, **scores, metadata={"prompt": prompts})
+    assert "item" not in str(caught.value)
+    rarely_known = ["free", "paid", *[None] * 23]
+    fit_router(prompts, **scores, metadata={"tier": rarely_known})
 
 
 def test_a_failure_with_metadata_is_a_scoring_error_like_any_other(fitted, monkeypatch):

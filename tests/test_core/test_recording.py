@@ -497,11 +497,12 @@ def test_metadata_is_written_read_and_parts_labels_of_one_prompt(path):
     assert "metadata" not in recording.calls[4].to_dict()
     labels = recording.labels(metadata=["tier"])
     assert labels["prompts"] == ["q", "q", "q"] and labels["metadata"] == {"tier": ["paid", "free", None]}
+    assert labels["groups"] == ["q", "q", "q"]  # or one of them would be checked on the others
     # calls 1 and (3 + 4) / 2 of the paying, 2 of the free one, 5 of the unknown
     np.testing.assert_allclose(labels["scores"]["weak"], [1001 / 1010, 1002 / 1010, np.nan])
     np.testing.assert_allclose(labels["scores"]["strong"], [1003.5 / 1010, np.nan, 1005 / 1010])
     plain = recording.labels()
-    assert plain["prompts"] == ["q"] == recording.scores_by_route()[0] and plain["metadata"] is None
+    assert plain["prompts"] == ["q"] == recording.scores_by_route()[0] and plain["metadata"] is plain["groups"] is None
     with pytest.raises(DataError, match="no metadata 'user' .* it has tier, topic: record with metadata="):
         recording.labels(metadata=["user"])
 

@@ -11,7 +11,7 @@ from routellm_core import Calibration, CostAwarePolicy, DifficultyRouter, Routin
 from routellm_core.encoders import HashingEncoder
 from routellm_core.errors import ConfigurationError, DataError, RouterFormatError, UnknownKindError
 from routellm_core.policy import RouteRequest
-from routellm_core.routers.ability import DEVIATION, Ability, right_rate
+from routellm_core.routers.ability import DEVIATION, Ability, ability_from_scores, right_rate
 from routellm_core.routers.linear import sigmoid
 from routellm_core.routers.pair import DifficultyPairRouter, pair_win_rate
 from routellm_core.testing import RouterContract
@@ -110,6 +110,14 @@ def test_an_uncertain_difficulty_is_averaged_over():
     assert pair_win_rate(np.array([0.7]), 2.0, -0.5)[0] == pytest.approx(expected, abs=0.002)
 
 
+def test_abilities_far_apart_still_give_win_rates():
+    # both factors are 1, and the weights' sum may miss 1 by its last digit
+    assert pair_win_rate(np.zeros(1), 200.0, -200.0).tolist() == [pytest.approx(1.0)]
+    router = make_difficulty().for_pair(200.0, -200.0)
+    assert router.win_rate(PROMPTS).max() <= 1.0
+    assert router.calibration.win_rates.max() <= 1.0
+
+
 def test_a_router_uses_its_own_deviation():
     certain, usual = make_pair(deviation=0.0), make_pair()
     d = certain.difficulty(PROMPTS)
@@ -164,7 +172,8 @@ def test_an_unknown_model_lists_close_ones():
 
 
 @pytest.mark.parametrize(
-    "pair", [(STRONG, STRONG), (STRONG, STRONG.upper()), (STRONG, None), (STRONG, True), (float("nan"), WEAK)]
+    "pair",
+    [(STRONG, STRONG), (STRONG, STRONG.upper()), (STRONG, None), (STRONG, True), (float("nan"), WEAK), (10**400, WEAK)],
 )
 def test_one_model_twice_or_no_model_is_refused(pair):
     with pytest.raises(ConfigurationError):
@@ -206,6 +215,14 @@ def test_all_right_and_all_wrong_are_far_apart_and_finite():
     assert 1.0 < high < 6.0 and -6.0 < low < -1.0
 
 
+@pytest.mark.parametrize("difficulty", [800.0, -800.0])
+def test_prompts_beyond_all_measure_say_nothing_of_a_model(difficulty):
+    # the chance of a good answer is 0 or 1 to the last bit, whatever the ability: what remains is the prior, N(0, 2^2)
+    for score in (0.0, 1.0):
+        ability = ability_from_scores(np.full(20, difficulty), np.full(20, score))
+        assert (ability.value, ability.standard_error) == (0.0, 2.0)
+
+
 def test_more_scores_make_it_surer():
     router = make_difficulty()
     scores = np.arange(40) % 2
@@ -214,7 +231,8 @@ def test_more_scores_make_it_surer():
 
 
 @pytest.mark.parametrize(
-    "scores", [[1.0] * 9, [1.0] * 11, [2.0] * 10, [-0.1] * 10, [float("nan")] * 10, ["right"] * 10, [None] * 10]
+    "scores",
+    [[1.0] * 9, [1.0] * 11, [2.0] * 10, [-0.1] * 10, [float("nan")] * 10, ["right"] * 10, [None] * 10, [10**400] * 10],
 )
 def test_scores_that_place_no_model_are_data_errors(scores):
     with pytest.raises(DataError):

@@ -1,5 +1,6 @@
 """Routers: the contract for each kind, and what is particular to one."""
 
+import fnmatch
 import json
 
 import numpy as np
@@ -334,6 +335,13 @@ def test_a_hub_name_is_fetched_and_loaded_like_a_folder(saved, monkeypatch):
     monkeypatch.setattr(hub, "snapshot_download", lambda name, **kwargs: asked.append((name, kwargs)) or str(saved))
     assert load_router("somebody/router").kind == "mf"
     assert asked[0][0] == "somebody/router"
+    wanted = asked[0][1]["allow_patterns"]
+
+    def is_fetched(path):  # as huggingface_hub decides
+        return any(fnmatch.fnmatch(path, pattern) for pattern in wanted)
+
+    assert all(map(is_fetched, ["model.safetensors", "encoder/model.onnx", "encoder/0/model.onnx"]))
+    assert not any(map(is_fetched, ["onnx/model.onnx", "pytorch_model.bin"]))
 
     def refuse(name, **kwargs):
         raise OSError("no network")

@@ -300,8 +300,10 @@ def test_named_columns_of_the_runs_metadata_are_kept_and_can_be_learned_from(tmp
 
 
 def test_columns_to_keep_are_a_list_and_nothing_is_kept_unasked(tmp_path):
-    with pytest.raises(ConfigurationError, match="list of columns"):
-        CallRecorder(tmp_path / "calls.jsonl", metadata="tier")
+    wrong: Any
+    for wrong in ("tier", b"tier", None, True):
+        with pytest.raises(ConfigurationError, match="list of columns"):
+            CallRecorder(tmp_path / "calls.jsonl", metadata=wrong)
     with CallRecorder(tmp_path / "calls.jsonl") as recorder:
         routed().invoke("q", {"callbacks": [recorder], "metadata": {"tier": "paid"}})
     assert "paid" not in (tmp_path / "calls.jsonl").read_text()

@@ -185,6 +185,7 @@ def select(
 
     from routellm_core.augmentation import select_prompts
     from routellm_core.routers import load_router
+    from routellm_core.routers.metadata import asked, known_metadata
 
     rows = from_file(file, column)
     prompts = [row[column] for row in rows]
@@ -193,9 +194,8 @@ def select(
         raise ConfigurationError(
             f"router {router!r} has no encoder, so it cannot say which prompts are alike; try 'default'"
         )
-    chosen = select_prompts(
-        prompts, loaded.win_rate(prompts), n, rng=np.random.default_rng(seed), encoder=loaded.encoder
-    )
+    win_rates = asked(loaded.win_rate, prompts, known_metadata(loaded.metadata_columns, rows))
+    chosen = select_prompts(prompts, win_rates, n, rng=np.random.default_rng(seed), encoder=loaded.encoder)
     _write(out, [rows[i] for i in chosen])
     typer.echo(f"{len(chosen)} of {len(rows)} prompts chosen: {out}", err=True)
 

@@ -83,9 +83,7 @@ class OnnxEncoder(Encoder):
         return {}  # config.json has them
 
     def _encode(self, texts: list[str]) -> NDArray[np.float32]:
-        most = self.head_tokens + self.tail_tokens
-        ids = [each.ids for each in self._tokenizer.encode_batch_fast(clean_and_cut(texts, self.max_characters))]
-        ids = [row if len(row) <= most else row[: self.head_tokens] + row[len(row) - self.tail_tokens :] for row in ids]
+        ids = self.token_ids(texts)
         vectors = np.zeros((len(texts), self.dim), dtype=np.float32)
         lengths = np.array([len(row) for row in ids])
         some = np.flatnonzero(lengths)  # a text without tokens stays zero
@@ -97,6 +95,14 @@ class OnnxEncoder(Encoder):
                 raise EncoderError(f"{self.folder / _MODEL} gave shape {found.shape}, not {(len(rows), self.dim)}")
             vectors[rows] = found
         return vectors
+
+    def token_ids(self, texts: list[str]) -> list[list[int]]:
+        """What the model sees of each text: its token ids, of a long one those of both ends."""
+        most = self.head_tokens + self.tail_tokens
+        ids = [each.ids for each in self._tokenizer.encode_batch_fast(clean_and_cut(texts, self.max_characters))]
+        return [
+            row if len(row) <= most else row[: self.head_tokens] + row[len(row) - self.tail_tokens :] for row in ids
+        ]
 
     def _try(self, session: Any) -> None:
         """Run the longest text there can be, of the tokenizer's last token: better now than at some prompt.

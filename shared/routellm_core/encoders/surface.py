@@ -153,7 +153,6 @@ class SurfaceEncoder(Encoder):
             raise ConfigurationError(f"max_characters must be at least 2, got {max_characters}")
         self.features = tuple(features)
         self.max_characters = int(max_characters)
-        self._formulas = [_FORMULAS[name] for name in self.features]
 
     @property
     def dim(self) -> int:
@@ -181,8 +180,8 @@ class SurfaceEncoder(Encoder):
 
     def _fill(self, vectors: NDArray[np.float32], texts: list[str], lengths: NDArray[np.int64]) -> None:
         counts = _counted(texts, lengths)
-        for column, formula in enumerate(self._formulas):
-            vectors[:, column] = formula(counts)
+        for column, name in enumerate(self.features):  # formulas kept here could not be pickled
+            vectors[:, column] = _FORMULAS[name](counts)
 
 
 def _counted(texts: list[str], lengths: NDArray[np.int64]) -> _Counts:

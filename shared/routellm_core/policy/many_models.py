@@ -14,7 +14,7 @@ from routellm_core.data.names import find_model
 from routellm_core.errors import ConfigurationError, DataError, RouteLLMError, ScoringError, UnknownKindError
 from routellm_core.policy.threshold import RouteRequest, RoutingPolicy
 from routellm_core.routers import Router, router_and_threshold
-from routellm_core.routers.metadata import Metadata, asked
+from routellm_core.routers.metadata import Metadata, asked, check_takes_metadata
 from routellm_core.types import Decision, Fallback, OnError, Stickiness
 
 __all__ = ["CostAwarePolicy", "choose_models", "tradeoff_within"]
@@ -101,6 +101,7 @@ class CostAwarePolicy(RoutingPolicy):
                 'fit_router(prompts, scores={model: ...}) makes one that has; "default" has those of its models'
             )
         self._scorer = cast(_ScoresModels, self.router)
+        check_takes_metadata(self._scorer.model_scores, self.router.metadata_columns, self.router.name)
         ids = dict(model_ids or {})
         if unknown := [route for route in ids if route not in self.routes]:
             raise UnknownKindError(f"model_ids= names {unknown[0]!r}; the routes are {', '.join(self.routes)}")

@@ -26,7 +26,7 @@ from routellm_core.policy.threads import ScoringThreads
 from routellm_core.policy.turns import Turns
 from routellm_core.routers import Router, resolve_router, router_and_threshold
 from routellm_core.routers.base import checked_win_rates
-from routellm_core.routers.metadata import Metadata, asked, known_metadata
+from routellm_core.routers.metadata import Metadata, asked, check_takes_metadata, known_metadata
 from routellm_core.types import Decision, Fallback, OnError, Reason, Stickiness
 
 __all__ = ["RouteRequest", "RoutingPolicy"]
@@ -132,6 +132,7 @@ class RoutingPolicy:
                 raise ConfigurationError(f"{router!r} names its threshold: give no {cuts[0]} beside it")
             router, threshold = named
         self.router = resolve_router(router, encoder=encoder)
+        check_takes_metadata(self.router.win_rate, self.router.metadata_columns, self.router.name)
         self.stickiness: Stickiness = stickiness
         self.fallback: Fallback = fallback
         self.on_error: OnError = on_error

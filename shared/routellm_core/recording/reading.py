@@ -121,7 +121,7 @@ class Recording:
 
         Returns:
             "prompts" and "scores" as `scores_by_route`; "metadata" by column, one value a prompt, None where unknown,
-            or None without columns.
+            or None without columns; "groups": the prompts again where one stands more than once, else None.
 
         Raises:
             DataError: As `scores_by_route`, or no such call has a column.
@@ -159,6 +159,7 @@ class Recording:
             "prompts": prompts,
             "scores": table,
             "metadata": dict(zip(metadata, columns, strict=True)) if metadata else None,
+            "groups": prompts if len(set(prompts)) < len(prompts) else None,
         }
 
     def decisions(self) -> CollectedDecisions:

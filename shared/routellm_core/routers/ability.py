@@ -87,7 +87,7 @@ def ability_from_scores(difficulty: Floats, scores: ArrayLike) -> Ability:
     """
     try:
         right = np.asarray(scores, dtype=np.float64)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise DataError("scores are numbers from 0 (wrong) to 1 (right), one a prompt") from error
     if right.shape != difficulty.shape:
         raise DataError(f"scores have shape {right.shape}, but there are {difficulty.size} prompts")
@@ -112,7 +112,7 @@ def _slope_and_information(ability: float, difficulty: Floats, right: Floats) ->
     possible, weights = difficulty_nodes(difficulty)
     each = sigmoid(ability - possible)
     rate, change = each @ weights, (each * (1 - each)) @ weights
-    variance = rate * (1 - rate)
+    variance = np.maximum(rate * (1 - rate), np.finfo(np.float64).tiny)  # hundreds of logits away it is zero
     precision = _PRIOR_DEVIATION**-2
     slope = float((change * (right - rate) / variance).sum()) - precision * ability
     return slope, float((change**2 / variance).sum()) + precision

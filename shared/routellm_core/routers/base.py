@@ -105,7 +105,9 @@ class Router(ABC):
         cls = type(self)
         if cls.awin_rate is not Router.awin_rate:
             return True
-        return self.encoder is not None and self.encoder.is_async and cls._score_vectors is not Router._score_vectors
+        if self.encoder is None or self.metadata_columns:  # `Router.awin_rate` takes no metadata
+            return False
+        return self.encoder.is_async and cls._score_vectors is not Router._score_vectors
 
     async def awin_rate(self, prompts: Sequence[str]) -> NDArray[np.float64]:
         """`win_rate` without blocking the event loop: awaits the encoder's service if it has one, else in a thread."""

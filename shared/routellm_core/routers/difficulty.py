@@ -198,7 +198,7 @@ class DifficultyRouter(Router):
             return self.abilities[find_model(model, self.models)]
         try:
             ability = float(model)
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             ability = np.nan
         if isinstance(model, bool) or not np.isfinite(ability):
             raise ConfigurationError(f"a model is given by its name or its ability, a finite number, not {model!r}")

@@ -19,11 +19,11 @@ from routellm_core.encoders.topics import Topics
 from routellm_core.errors import ConfigurationError, DataError, RouteLLMError, RouterFormatError, UnknownKindError
 from routellm_core.routers.base import Router, checked_win_rates
 from routellm_core.routers.linear import sigmoid
-from routellm_core.routers.metadata import Metadata, category
+from routellm_core.routers.metadata import Metadata, category, check_column
 
 _logger = logging.getLogger("routellm_core.routers")
 
-__all__ = ["FittedRouter", "Metadata", "metadata_columns", "tokenizing_part"]
+__all__ = ["FittedRouter", "metadata_columns", "tokenizing_part"]
 
 
 class FittedRouter(Router):
@@ -331,8 +331,7 @@ def _rows_of(metadata: Metadata, known: Mapping[str, Mapping[str, int]], n_promp
     for column, given in metadata.items():
         if column not in known:
             raise DataError(f"unknown metadata {column!r}; the router knows: {', '.join(known) or 'none'}")
-        if isinstance(given, (str, bytes)) or len(given) != n_prompts:
-            raise DataError(f"metadata {column!r} needs one value a prompt: a list of {n_prompts}")
+        check_column(column, given, n_prompts)
         rows = known[column]
         names = map(category, given)
         found.append(np.array([-1 if name is None else rows.get(name, -1) for name in names], dtype=np.int64))

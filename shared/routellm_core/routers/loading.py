@@ -33,7 +33,10 @@ ROUTERS = Registry(
     group="routellm_core.routers",
 )
 
-EMBEDDED = ("default",)
+# "*" means slashes too: an ONNX encoder may be one of several, but other exports of a model are left there
+_FETCHED = ("*.json", "*.safetensors", "*.txt", "*.model", "encoder/*.onnx")
+
+EMBEDDED = ("default", "contextual")
 """Routers that ship inside the package, one folder of `models/` each."""
 
 
@@ -41,9 +44,10 @@ def load_router(source: str | Path, *, encoder: Any = None) -> Router:
     """Load a router.
 
     Args:
-        source: "default" (the embedded router: no key, no network, no GPU), "random", the folder of a
-            saved router or of a checkpoint that the paper's authors published, "owner/name" of either on
-            the Hugging Face hub, or "mf", "bert" or "causal" for the published ones
+        source: "default" (the embedded router: no key, no network, no GPU), "contextual" (the other one, which
+            reads the prompt with a small language model, some milliseconds each; needs the extra `onnx`),
+            "random", the folder of a saved router or of a checkpoint that the paper's authors published,
+            "owner/name" of either on the Hugging Face hub, or "mf", "bert" or "causal" for the published ones
             ("routellm/mf_gpt4_augmented", ...), which have no calibration: give their policy a threshold.
             "llm:openai:gpt-4.1-nano" asks a chat model for ratings, see `LLMRouter`.
         encoder: Use this encoder instead of the saved one; it must have the digest the router was
@@ -184,7 +188,7 @@ def _encoder(described: Any, folder: Path, given: Any) -> Encoder | None:
 def _download(name: str) -> Path:
     hub = need("huggingface_hub", extra="hub", why=f"loading the router {name!r} from the Hugging Face hub")
     try:
-        folder = Path(hub.snapshot_download(name, allow_patterns=["*.json", "*.safetensors", "*.txt", "*.model"]))
+        folder = Path(hub.snapshot_download(name, allow_patterns=list(_FETCHED)))
         if not any(folder.rglob("*.safetensors")):  # torch's own files only where there is nothing else
             folder = Path(hub.snapshot_download(name, allow_patterns=["*.json", "*.bin", "*.pt", "*.txt", "*.model"]))
         return folder

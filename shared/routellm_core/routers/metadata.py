@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import functools
+import inspect
 import logging
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from enum import Enum
 from typing import Any, TypeVar
 
 import numpy as np
 
-from routellm_core.errors import DataError
+from routellm_core.errors import ConfigurationError, DataError
 
-__all__ = ["Metadata", "asked", "category", "known_category", "known_metadata"]
+__all__ = ["Metadata", "asked", "category", "check_column", "check_takes_metadata", "known_category", "known_metadata"]
 
 T = TypeVar("T")
 
@@ -28,6 +29,34 @@ def asked(method: Callable[..., T], prompts: Sequence[str], metadata: Metadata |
     return method(prompts) if metadata is None else method(prompts, metadata=metadata)
 
 
+def check_takes_metadata(method: Callable[..., Any], columns: Sequence[str], router: str) -> None:
+    """See that a router which names columns can be given them, before every call fails and goes to one route.
+
+    Raises:
+        ConfigurationError: The columns are no names, or the method takes no `metadata=`.
+    """
+    if not columns:
+        return
+    if not isinstance(columns, (tuple, list)) or not all(isinstance(column, str) for column in columns):
+        raise ConfigurationError(f"router {router!r}: metadata_columns must be a tuple of names, got {columns!r}")
+    parameters = inspect.signature(method).parameters.values()
+    if not any(each.name == "metadata" or each.kind is each.VAR_KEYWORD for each in parameters):
+        raise ConfigurationError(
+            f"router {router!r} names metadata_columns ({', '.join(map(repr, columns))}), but its {method.__name__} "
+            "takes no metadata=: add it, or set metadata_columns = ()"
+        )
+
+
+def check_column(column: str, values: Any, n_prompts: int) -> None:
+    """See that a column has one value a prompt.
+
+    Raises:
+        DataError: It has not.
+    """
+    if isinstance(values, (str, bytes, Set, Mapping)) or not hasattr(values, "__len__") or len(values) != n_prompts:
+        raise DataError(f"metadata {column!r} needs one value a prompt: a list of {n_prompts}")
+
+
 def category(value: Any) -> str | None:
     """A value as the text that routers know it by, in fitting and in scoring alike.
 
@@ -35,7 +64,7 @@ def category(value: Any) -> str | None:
     integers), an enum's member as its value. None, NaN and the empty text (an empty cell of a CSV file) are unknown.
 
     Raises:
-        DataError: Anything else is no category.
+        DataError: Anything else is no category, nor is an integer of thousands of digits, which Python does not write.
     """
     if value is None or type(value) is str:  # nearly always
         return value or None
@@ -46,7 +75,10 @@ def category(value: Any) -> str | None:
             return None
         return str(int(value)) if float(value).is_integer() else str(float(value))
     if isinstance(value, (str, bool, int, np.bool_, np.integer)):
-        return str(value) if value != "" else None
+        try:
+            return str(value) or None
+        except ValueError as error:
+            raise DataError("metadata is categories, got an integer of thousands of digits") from error
     raise DataError(f"metadata is categories (str, int, bool, an enum's member, or None), got {type(value).__name__}")
 
 

@@ -135,4 +135,4 @@ def pair_win_rate(
     """
     possible, weights = difficulty_nodes(difficulty, deviation)
     win_rates: NDArray[np.float64] = (sigmoid(strong - possible) * sigmoid(possible - weak)) @ weights
-    return win_rates
+    return np.minimum(win_rates, 1.0)  # the weights add up to 1 but for their last digit

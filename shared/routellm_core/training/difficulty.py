@@ -169,6 +169,7 @@ def fit_linear_difficulty(
     *,
     blocks: Sequence[Block],
     without: Collection[str] = (),
+    within_sources: bool = False,
     rated: RatedFeatures | None = None,
 ) -> LinearDifficulty:
     """Rasch fit, then ridge regression of the difficulties on the features.
@@ -178,7 +179,11 @@ def fit_linear_difficulty(
         features: Of the table's prompts, shape (Q, E).
         blocks: Their widths sum to E.
         without: Sources whose rows are not looked at, neither for difficulties nor for abilities.
+        within_sources: Learn from differences within each source only: every source gets an intercept of its own, which
+            drops out. What a score means differs between sources (their metric, their kind of question, the chance of a
+            guess), so that differences between them are not all difficulty.
         rated: More prompts for the regression; their difficulties get the mean and the spread of those that are kept.
+            They are one source, whoever judged them: with `within_sources` it is they who say how kinds differ.
 
     Raises:
         DataError: Nothing is left to fit, or shapes do not agree.
@@ -196,6 +201,7 @@ def fit_linear_difficulty(
     models, model_index = np.unique(table.model_index[rows], return_inverse=True)
     difficulties, abilities = fit_rasch(prompt_index.ravel(), model_index.ravel(), table.scores[rows])
     vectors, targets, shares = features[prompts].astype(np.float64), difficulties, np.ones(prompts.size)
+    groups = np.unique(np.array(table.sources)[prompts], return_inverse=True)[1].ravel()
     if rated is not None:
         if rated.features.shape != (rated.difficulties.size, vectors.shape[1]) or not 0 < rated.weight < np.inf:
             raise DataError(
@@ -206,7 +212,10 @@ def fit_linear_difficulty(
         targets = np.concatenate([targets, difficulties.mean() + difficulties.std() * rated.difficulties])
         each = rated.weight * prompts.size / rated.difficulties.size
         shares = np.concatenate([shares, np.full(rated.difficulties.size, each)])
-    weights, bias = _ridge(vectors, targets, blocks, shares)
+        groups = np.concatenate([groups, np.full(rated.difficulties.size, groups.max() + 1)])
+    if not within_sources:
+        groups = np.zeros_like(groups)
+    weights, bias = _ridge(vectors, targets, blocks, shares, groups)
     return LinearDifficulty(
         weights=weights,
         bias=bias,
@@ -258,6 +267,7 @@ def fit_difficulty(
     strong_share: float = 0.5,
     rng: np.random.Generator,
     name: str | None = None,
+    within_sources: bool = False,
     rated: RatedPrompts | None = None,
     rated_weight: float = 1.0,
 ) -> DifficultyFit:
@@ -284,6 +294,7 @@ def fit_difficulty(
         strong_share: The share whose threshold the router is saved with, 0..1.
         rng: Chooses the prompts of the threshold sample.
         name: Of the router.
+        within_sources: Learn from differences within each source only, see `fit_linear_difficulty`.
         rated: More prompts, whose difficulty was judged; in every fit, in no label and no threshold.
         rated_weight: Of all of them together, where all prompts with scores together have 1; positive.
 
@@ -304,7 +315,14 @@ def fit_difficulty(
 
     def fitted(*left_out: int) -> LinearDifficulty:
         without = {source for source, fold in fold_of.items() if fold in left_out}
-        return fit_linear_difficulty(table, features, blocks=blocks, without=without | set(not_fitted), rated=judged)
+        return fit_linear_difficulty(
+            table,
+            features,
+            blocks=blocks,
+            without=without | set(not_fitted),
+            within_sources=within_sources,
+            rated=judged,
+        )
 
     def predicted(
         models: Sequence[LinearDifficulty], folds: NDArray[np.int_], of: NDArray[np.float32], whole: LinearDifficulty
@@ -387,28 +405,40 @@ def _folds(sources: NDArray[np.str_], n_folds: int) -> dict[str, int]:
 
 
 def _ridge(
-    features: NDArray[np.float64], targets: NDArray[np.float64], blocks: Sequence[Block], shares: NDArray[np.float64]
+    features: NDArray[np.float64],
+    targets: NDArray[np.float64],
+    blocks: Sequence[Block],
+    shares: NDArray[np.float64],
+    groups: NDArray[np.intp],
 ) -> tuple[NDArray[np.float64], float]:
     """Weights for the features as they come, and the bias; the penalties apply to scaled features.
 
-    `shares` says how much each row counts; all ones is the plain regression.
+    Args:
+        features: Shape (n, E).
+        targets: Shape (n,).
+        blocks: Their widths sum to E.
+        shares: How much each row counts, shape (n,).
+        groups: Rows of a group share an intercept; 0..G-1, shape (n,). One group is the plain regression.
     """
     total = float(shares.sum())
     mean, target = shares @ features / total, float(shares @ targets) / total
-    centred = features - mean
-    squares = shares[:, np.newaxis] * centred**2
+    spreads = shares @ (features - mean) ** 2 / total
     scales, penalties = [], []
     start = 0
     for block in blocks:
-        part = squares[:, start : start + block.width].sum(axis=0) / total
-        spread = np.sqrt(part if block.per_column else part.mean())
-        scales.append(np.broadcast_to(spread, block.width))
+        part = spreads[start : start + block.width]
+        scales.append(np.broadcast_to(np.sqrt(part if block.per_column else part.mean()), block.width))
         penalties.append(np.full(block.width, block.penalty * total))
         start += block.width
     scale = np.concatenate(scales)
     scale = np.where(scale > 1e-12, scale, 1.0)  # a constant feature is zero once centred
-    scaled = centred / scale
+    scaled, residual = (features - mean) / scale, targets - target
+    if groups.any():
+        counted = np.zeros((int(groups.max()) + 1, len(groups)))
+        counted[groups, np.arange(len(groups))] = shares
+        counted /= counted.sum(axis=1, keepdims=True)
+        scaled, residual = scaled - (counted @ scaled)[groups], residual - (counted @ residual)[groups]
     weighted = scaled * shares[:, np.newaxis]
     gram = weighted.T @ scaled + np.diag(np.concatenate(penalties) + 1e-9 * total)
-    weights = np.linalg.solve(gram, weighted.T @ (targets - target)) / scale
+    weights = np.linalg.solve(gram, weighted.T @ residual) / scale
     return weights, target - float(mean @ weights)

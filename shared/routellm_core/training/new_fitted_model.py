@@ -9,7 +9,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from routellm_core.encoders.base import checked_texts
 from routellm_core.errors import ConfigurationError, DataError
-from routellm_core.routers.fitted import FittedRouter, Metadata
+from routellm_core.routers.fitted import FittedRouter
+from routellm_core.routers.metadata import Metadata
 from routellm_core.training.score_column import score_column
 
 __all__ = ["add_fitted_model"]

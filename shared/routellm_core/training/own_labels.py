@@ -18,7 +18,8 @@ from routellm_core.errors import ConfigurationError, DataError, UnknownKindError
 from routellm_core.evaluation.metrics import apgr
 from routellm_core.evaluation.resampling import Interval, apgr_interval
 from routellm_core.routers import Router
-from routellm_core.routers.fitted import FittedRouter, Metadata
+from routellm_core.routers.fitted import FittedRouter
+from routellm_core.routers.metadata import Metadata
 from routellm_core.training.base_router import base_with_difficulty
 from routellm_core.training.cross_validation import N_FOLDS, apgr_by_labels, grouped_folds
 from routellm_core.training.linking import fit_link
@@ -150,7 +151,7 @@ def fit_router(
 
     Raises:
         DataError: Too few prompts, or scores of one model; a prompt without any score, scores of another length, or
-            labels that never differ.
+            labels that never differ; a column of metadata of another length, or whose values all differ.
         ConfigurationError: Both kinds of scores or none, or a base router that has no difficulty.
         UnknownKindError: `strong` or `weak` is no model of `scores`.
         MissingExtraError: scipy is not installed.

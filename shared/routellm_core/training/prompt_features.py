@@ -12,9 +12,10 @@ from routellm_core._lazy import need
 from routellm_core.encoders import SurfaceEncoder
 from routellm_core.encoders.ngrams import TokenCounts, count_ngrams
 from routellm_core.encoders.topics import Topics
+from routellm_core.errors import DataError
 from routellm_core.routers.difficulty import DifficultyRouter
-from routellm_core.routers.fitted import FittedRouter, Metadata, metadata_columns, tokenizing_part
-from routellm_core.routers.metadata import category
+from routellm_core.routers.fitted import FittedRouter, metadata_columns, tokenizing_part
+from routellm_core.routers.metadata import Metadata, category, check_column
 from routellm_core.training.additive import Blocks
 from routellm_core.training.base_router import stacked_on_surface
 from routellm_core.training.find_topics import find_topics
@@ -24,6 +25,7 @@ __all__ = ["PromptFeatures"]
 Floats = NDArray[np.float64]
 
 _WIDTH = 1 << 16
+_FEW = 20  # values that may all differ by chance
 _CLIP = 3.0  # standard deviations of a surface feature
 
 
@@ -71,10 +73,7 @@ class PromptFeatures:
         if self.topics.n_clusters:
             matrices.append(self.topics.memberships(vectors[:, embedding]))
 
-        self.metadata_values = {
-            column: tuple(sorted({label for value in given if (label := category(value)) is not None}))
-            for column, given in metadata.items()
-        }
+        self.metadata_values = {column: _values(column, given, len(texts)) for column, given in metadata.items()}
         self.n_values = sum(map(len, self.metadata_values.values()))
         for rows in metadata_columns(metadata, self.metadata_values, len(texts)):
             known = np.flatnonzero(rows >= 0)
@@ -114,6 +113,23 @@ class PromptFeatures:
             base_weights=self.base_weights,
             **others,
         )
+
+
+def _values(column: str, given: Sequence[Any], n_prompts: int) -> tuple[str, ...]:
+    """The categories of a column of metadata, sorted.
+
+    Raises:
+        DataError: It has not one value a prompt, one that is no category, or another one for every prompt.
+    """
+    check_column(column, given, n_prompts)
+    known = [value for value in map(category, given) if value is not None]
+    values = tuple(sorted(set(known)))
+    if len(values) == len(known) >= _FEW:
+        raise DataError(
+            f"metadata {column!r} has another value for every prompt, which says nothing of the next one: give "
+            "categories that come again"
+        )
+    return values
 
 
 def _matrix(counts: TokenCounts, sparse: Any) -> Any:

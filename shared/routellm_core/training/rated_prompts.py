@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from routellm_core.data.files import blocks
+from routellm_core.data.layouts import BadRow, text_of
 from routellm_core.errors import DataError
 
 __all__ = ["RatedPrompts"]
@@ -17,6 +19,7 @@ __all__ = ["RatedPrompts"]
 Floats = NDArray[np.float64]
 
 _EDGE = 0.03  # chances nearer to 0 or 1 than a judge can tell
+_NOTHING = 1e-9  # a spread that is rounding alone
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -46,7 +49,10 @@ class RatedPrompts:
         Raises:
             DataError: Shapes that do not agree, chances outside 0..1, or judges that tell no prompt from another.
         """
-        high, low = np.asarray(strong, dtype=np.float64), np.asarray(weak, dtype=np.float64)
+        try:
+            high, low = np.asarray(strong, dtype=np.float64), np.asarray(weak, dtype=np.float64)
+        except (TypeError, ValueError) as error:
+            raise DataError("strong and weak are numbers, one row a prompt and one column a judge") from error
         if high.shape != low.shape or high.ndim != 2 or high.shape[0] != len(prompts) or high.shape[1] == 0:
             raise DataError(
                 f"strong has shape {high.shape} and weak {low.shape}; both must be ({len(prompts)}, judges)"
@@ -60,34 +66,38 @@ class RatedPrompts:
 
     @classmethod
     def read(cls, path: str | Path) -> RatedPrompts:
-        """From a JSON Lines file with `prompt`, and `strong` and `weak`: a list of chances each, one a judge.
+        """From a file named *.jsonl with `prompt`, and `strong` and `weak`: a list of chances each, one a judge.
 
         Raises:
-            DataError: No such file, or a line that is not of that form.
+            DataError: No such file, no prompts in it, or a line that is not of that form.
         """
-        prompts, strong, weak = [], [], []
-        try:
-            lines = Path(path).read_text(encoding="utf-8").splitlines()
-        except OSError as error:
-            raise DataError(f"cannot read rated prompts from {path}: {error.strerror}") from error
-        for number, line in enumerate(lines, start=1):
-            try:
-                row = json.loads(line)
-                prompts.append(str(row["prompt"]))
-                strong.append([float(chance) for chance in row["strong"]])
-                weak.append([float(chance) for chance in row["weak"]])
-            except (ValueError, TypeError, KeyError) as error:
-                raise DataError(
-                    f"{path}, line {number}: expected JSON with prompt, strong and weak (lists of numbers)"
-                ) from error
-        if len({len(row) for row in [*strong, *weak]}) != 1:
+        prompts: list[str] = []
+        chances: dict[str, list[list[float]]] = {"strong": [], "weak": []}
+        for block in blocks(Path(path), frozenset({"prompt", *chances})):
+            for i in range(len(block.numbers)):
+                row = {column: values[i] for column, values in block.columns.items()}
+                try:
+                    prompts.append(text_of(row.get("prompt")))
+                    for side, given in chances.items():
+                        given.append(_numbers(row.get(side)))
+                except BadRow as error:
+                    raise DataError(f"{block.where(i)}: {error}") from None
+        if not prompts:
+            raise DataError(f"{path}: no prompts in it; expected prompt, strong and weak on every line")
+        if len({len(each) for each in (*chances["strong"], *chances["weak"])}) != 1:
             raise DataError(f"{path}: every prompt needs a chance by each judge, for strong and for weak")
-        return cls.from_chances(prompts, strong=strong, weak=weak)
+        return cls.from_chances(prompts, strong=chances["strong"], weak=chances["weak"])
+
+
+def _numbers(values: Any) -> list[float]:
+    if not isinstance(values, list) or not all(type(value) in (int, float) for value in values):
+        raise BadRow("strong and weak must be lists of numbers")
+    return values
 
 
 def _standardised(values: Floats) -> Floats:
     spread = values.std(axis=0)
-    if not (spread > 0).all():
-        raise DataError("a judge gave every prompt the same chances; nothing can be learned from that")
+    if not (spread > _NOTHING).all():
+        raise DataError("a judge, or all of them together, tell no prompt from another; nothing is to be learned there")
     result: Floats = (values - values.mean(axis=0)) / spread
     return result
