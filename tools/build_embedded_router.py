@@ -572,8 +572,9 @@ ones was taken. The figures are therefore a little kinder than those of a source
     True: """Some 170 variants of layers, heads (linear, kernel, fine-tuned), penalties, handling of sources and use of
 the rated prompts were compared on these same sources, with families and with whole subject areas left out. Most lay
 within .003 of each other, and the simplest of the good ones was taken. On all sources mixed, a hundred prompts of each,
-families left out, the rated prompts with intercepts by source gave an APGR of .592, the scores alone .571; within sources they
-changed little. The figures are therefore a little kinder than those of a source that nobody looked at.""",
+families left out, the rated prompts with intercepts by source gave an APGR of .592, the scores alone .571; within
+sources they changed little. The figures are therefore a little kinder than those of a source that nobody looked at. Two
+earlier versions had been scored on the evaluation benchmarks when this one was chosen (benchmarks/quality-log.md).""",
 }
 
 
@@ -669,8 +670,9 @@ def card(
     return f"""# The embedded router `{recipe.name}`
 
 `load_router("{recipe.name}")`: a prompt to P(the strong model's answer beats the weak one's),
-{recipe.needs}. difficulty = weights times [{recipe.words},
-{len(SURFACE)} surface features]; win_rate = sigmoid({router.slope:.3f} * difficulty {router.intercept:+.3f}).
+{recipe.needs}.
+difficulty = weights times [{recipe.words}, {len(SURFACE)} surface features];
+win_rate = sigmoid({router.slope:.3f} * difficulty {router.intercept:+.3f}).
 
 Built {date} by `python tools/build_embedded_router.py {recipe.name} --data ../shared/data` (seed {seed}).
 

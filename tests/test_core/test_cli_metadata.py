@@ -134,6 +134,11 @@ def test_a_set_keeps_the_columns_asked_for_and_they_are_no_models(folder):
     assert read_evaluation_set(nested, metadata=("tier",)).metadata == {"tier": (None,) * 4}
 
 
+def test_columns_to_keep_are_no_single_word(folder):
+    with pytest.raises(DataError, match=r"list of columns.*\['tier'\]"):  # whose letters would be looked for
+        read_evaluation_set(folder / "labelled.csv", metadata="tier")
+
+
 def test_choosing_prompts_to_label_knows_who_pays(folder, tmp_path, caplog):
     chosen = tmp_path / "chosen.jsonl"
     command = ("augment", "select", folder / "prompts.jsonl", "--router", folder / "router", "--n", 10, "-o", chosen)

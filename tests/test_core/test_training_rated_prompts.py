@@ -37,14 +37,16 @@ def test_both_parts_count_alike():
 
 
 def test_every_judge_has_the_same_say_however_bold():
-    # the shy judge's chances order the prompts the other way round, with a tenth of the bold one's differences
-    bold, shy = column(0.8, 0.5, 0.2), column(0.48, 0.5, 0.52)
-    middle = column(0.9, 0.9, 0.9)
-    with pytest.raises(DataError):  # so that nothing is left of the two
-        RatedPrompts.from_chances(THREE, strong=np.hstack([middle, middle]), weak=np.hstack([bold, shy]))
-    twice = np.hstack([bold, shy, bold])
-    rated = RatedPrompts.from_chances(THREE, strong=np.hstack([middle] * 3), weak=twice)
-    assert rated.difficulties[0] < rated.difficulties[1] < rated.difficulties[2]
+    bold, shy = column(0.5, 0.5, 0.1, 0.1), column(0.5, 0.45, 0.5, 0.45)
+    rated = RatedPrompts.from_chances("abcd", strong=np.full((4, 2), 0.6), weak=np.hstack([bold, shy]))
+    # with two values each, -logit and gap alike: bold -1, -1, 1, 1; shy -1, 1, -1, 1; the sum -2, 0, 0, 2
+    np.testing.assert_allclose(rated.difficulties, [-(2**0.5), 0, 0, 2**0.5], atol=1e-6)
+
+
+def test_judges_who_contradict_each_other_leave_nothing():
+    opposite = np.hstack([column(0.8, 0.5, 0.2), column(0.48, 0.5, 0.52)])
+    with pytest.raises(DataError, match="tell no prompt from another"):
+        RatedPrompts.from_chances(THREE, strong=np.full((3, 2), 0.9), weak=opposite)
 
 
 def test_difficulties_have_mean_0_and_deviation_1():
@@ -56,11 +58,10 @@ def test_difficulties_have_mean_0_and_deviation_1():
 
 
 def test_certainty_counts_no_more_than_a_judge_can_tell():
-    strong = column(1.0, 1.0, 0.5)
-    sure = RatedPrompts.from_chances(THREE, strong=strong, weak=column(1.0, 0.5, 0.0)).difficulties
-    nearly = RatedPrompts.from_chances(THREE, strong=strong, weak=column(0.97, 0.5, 0.03)).difficulties
-    assert np.isfinite(sure).all()
-    np.testing.assert_allclose(sure, nearly, atol=0.1)  # the logits are those of .97 and .03; the gaps differ by .03
+    strong = column(1.0, 1.0, 1.0)
+    sure = RatedPrompts.from_chances(THREE, strong=strong, weak=column(1.0, 0.5, 0.3)).difficulties
+    nearly = RatedPrompts.from_chances(THREE, strong=strong, weak=column(0.97, 0.5, 0.3)).difficulties
+    np.testing.assert_allclose(sure, nearly, atol=0.03)  # one logit for both; the gaps differ by .03
 
 
 @pytest.mark.parametrize(
@@ -275,3 +276,38 @@ def test_a_fit_without_rated_prompts_is_the_fit_as_it_was():
     with pytest.raises(DataError, match="positive weight"):
         rated = RatedPrompts.from_chances(THREE, strong=column(0.8, 0.8, 0.8), weak=column(0.8, 0.5, 0.2))
         whole_fit(rated=rated, rated_weight=0.0)
+
+
+# -- within sources
+def two_sources():
+    """Source "b" is the harder one; its prompts have feature 0. Feature 1 tells the harder of each source's two."""
+    scores = {("a", 0): (1.0, 1.0), ("a", 1): (1.0, 0.0), ("b", 0): (1.0, 0.0), ("b", 1): (0.0, 0.0)}
+    rows = [
+        (f"{source} {i}", model, score, source)
+        for (source, i), both in scores.items()
+        for model, score in zip("mn", both, strict=True)
+    ]
+    features = np.array([[0, 0], [0, 1], [1, 0], [1, 1]], dtype=np.float32)
+    return ScoreTable.from_rows(rows), features
+
+
+def test_within_sources_what_parts_the_sources_counts_for_nothing():
+    table, features = two_sources()
+    blocks = [Block(width=2, penalty=0.0)]
+    plain = fit_linear_difficulty(table, features, blocks=blocks)
+    within = fit_linear_difficulty(table, features, blocks=blocks, within_sources=True)
+    assert plain.weights[0] > 0.5
+    # the same step in both sources, so that it does not matter to feature 1 that the intercepts are their own
+    np.testing.assert_allclose(within.weights, [0.0, plain.weights[1]], atol=1e-6)
+    # and the mean difficulty is kept: half of the prompts have feature 1
+    assert within.bias + within.weights[1] / 2 == pytest.approx(plain.bias + plain.weights.sum() / 2)
+
+
+def test_within_sources_it_is_the_judges_who_say_how_kinds_differ():
+    table, features = two_sources()
+    rated = RatedFeatures(features=np.array([[0, 0], [1, 0]], dtype=np.float32), difficulties=np.array([1.0, -1.0]))
+    fit = fit_linear_difficulty(table, features, blocks=[Block(width=2, penalty=0.0)], within_sources=True, rated=rated)
+    plain = fit_linear_difficulty(table, features, blocks=[Block(width=2, penalty=0.0)])
+    # judged against the scores: "b" is easier, by two deviations of the scored difficulties about their mean
+    scored_difficulties = features @ plain.weights
+    np.testing.assert_allclose(fit.weights, [-2 * scored_difficulties.std(), plain.weights[1]], rtol=1e-6)

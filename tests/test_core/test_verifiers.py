@@ -286,6 +286,36 @@ def test_without_strong_scores_the_strong_model_counts_as_always_right() -> None
     assert "no better strong model" in str(without)
 
 
+def test_what_both_models_get_wrong_is_not_worth_a_second_call() -> None:
+    # every fourth answer is a refusal, where the strong model fails too; of the sums every other one is wrong
+    pytest.importorskip("scipy")
+    data = labelled()
+    answers, weak, strong = (list(data[name]) for name in ("answers", "weak_scores", "strong_scores"))  # type: ignore[call-overload]
+    for row in range(0, 240, 4):
+        answers[row], weak[row], strong[row] = "I'm sorry, but I cannot help with that.", 0.0, 0.0
+    result = fit_verifier(answers, weak_scores=weak, strong_scores=strong, learning_curve=False)
+    refusal, wrong, right = result.verifier.win_rate([answers[0], "40 + 20 = 70", "40 + 20 = 60"])
+
+    # the weak score alone would put both zeros together
+    assert result.learned == "gain"
+    assert wrong > refusal + 0.3
+    assert abs(refusal - right) < 0.2
+
+
+def test_where_the_strong_scores_are_noise_the_weak_scores_are_learned() -> None:
+    # by chance the strong model is 3 better or worse, as often on right sums as on wrong ones, which differ by 1: a fit
+    # to the gains finds part of that, a fit to the weak scores all
+    pytest.importorskip("scipy")
+    strong = 1 + 3 * np.tile([1, 1, -1, -1], 60)
+    result = fit_verifier(**{**labelled(seed=1), "strong_scores": strong}, learning_curve=False)  # type: ignore[arg-type]
+    unseen = labelled(40, seed=2)
+    win_rates = result.verifier.win_rate(unseen["answers"], unseen["prompts"])  # type: ignore[arg-type]
+
+    assert result.learned == "weak_score"
+    assert "learned from the weak scores" in str(result)
+    assert win_rates[1::2].min() > win_rates[::2].max()
+
+
 def test_answers_without_their_prompts_can_be_learned_from() -> None:
     pytest.importorskip("scipy")
     data = labelled()
@@ -349,6 +379,7 @@ def test_the_command_line_fits_and_saves(tmp_path: Path) -> None:
 
     assert found.exit_code == 0, found.output
     assert json.loads(found.output)["labels"] == 60
+    assert json.loads(found.output)["learned"] == "gain"
     assert load_verifier(tmp_path / "v").win_rate(["1 + 1 = 3"]).shape == (1,)
 
 

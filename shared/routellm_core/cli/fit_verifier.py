@@ -64,6 +64,7 @@ def fit_verifier_command(
             "file": str(file),
             "saved": str(out),
             "labels": result.n_labels,
+            "learned": result.learned,
             "apgr": result.apgr,
             "apgr_interval": None if result.apgr_interval is None else list(result.apgr_interval),
             "prompt_apgr": result.prompt_apgr,

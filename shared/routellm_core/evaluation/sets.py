@@ -224,6 +224,8 @@ def read_evaluation_set(
         UnknownKindError: `strong` or `weak` is no model of the table.
         MissingExtraError: Parquet needs the extra "fit".
     """
+    if isinstance(metadata, str):
+        raise DataError(f"metadata= is a list of columns: [{metadata!r}]")
     if name is None:
         name = Path(source).stem if isinstance(source, (str, os.PathLike)) else "given"
     table = read_table(source, strong=strong, weak=weak, score_range=score_range, metadata=metadata)

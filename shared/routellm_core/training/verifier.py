@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -17,7 +17,7 @@ from routellm_core.evaluation.metrics import apgr
 from routellm_core.evaluation.resampling import Interval, apgr_interval
 from routellm_core.routers import Router
 from routellm_core.routers.difficulty import DifficultyRouter
-from routellm_core.training.additive import Blocks, fit_amplitudes, predict, solve
+from routellm_core.training.additive import Amplitudes, Blocks, fit_amplitudes, predict, solve
 from routellm_core.training.base_router import base_with_difficulty, stacked_on_surface
 from routellm_core.training.cross_validation import N_FOLDS, apgr_by_labels, grouped_folds
 from routellm_core.training.linking import fit_link
@@ -30,9 +30,12 @@ from routellm_core.verifiers.fitted import FittedVerifier, grams, prompt_signs, 
 __all__ = ["VerifierResult", "fit_verifier"]
 
 Floats = NDArray[np.float64]
+Rows = NDArray[np.int64]
 
 _LEAST = 40  # labels
 _WIDTH = 1 << 16
+_CHOICE_ROWS = 1500  # labels that the gain and the weak score are compared on: each costs kernels, more tell little
+_SAME = 0.999  # correlation from which the two are one label
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -50,6 +53,7 @@ class VerifierResult:
         learning_curve: Rows by number of labels: `labels`, `apgr` with `low` and `high` (95 % over answers), and
             `gain` over the row before with `gain_low` and `gain_high`. Empty where it was not asked for.
         n_labels: Answers fitted on.
+        learned: What the verifier was fitted to, "gain" or "weak_score", see `fit_verifier`.
     """
 
     verifier: FittedVerifier
@@ -59,6 +63,7 @@ class VerifierResult:
     prompt_apgr: float | None
     learning_curve: Sequence[Mapping[str, float]] = field(repr=False)
     n_labels: int
+    learned: Literal["gain", "weak_score"]
 
     def save(self, folder: str | Path) -> None:
         """Write the verifier to a folder, see `Verifier.save`."""
@@ -69,9 +74,10 @@ class VerifierResult:
             return f"fitted on {self.n_labels:,} answers; there is no better strong model in them, so no APGR"
         low, high = self.apgr_interval
         prompt = "" if self.prompt_apgr is None else f"; the prompt alone, by the base router, {self.prompt_apgr:.3f}"
+        learned = "" if self.learned == "gain" else "; learned from the weak scores, which tell more than the gains"
         return (
             f"APGR {self.apgr:.3f} ({low:.3f} to {high:.3f}) in {N_FOLDS}-fold cross-validation over "
-            f"{self.n_labels:,} answers{prompt}"
+            f"{self.n_labels:,} answers{prompt}{learned}"
         )
 
 
@@ -90,11 +96,14 @@ def fit_verifier(
     """Fit a verifier to labelled answers of the weak model; needs the extra `fit`.
 
     What is learned is the gain, strong score less weak score, and not whether the weak answer is good: a question
-    that both models get wrong is not worth a second call. The gain is a sum of linear Gaussian processes over the
-    answer's embedding, its checks (`verifiers.checks.CHECKS`), hashed words, its opening words, and the same of the
-    prompt with the base router's difficulty; how much each of them says is learned by marginal likelihood. A link
-    turns the gain into P(strong better). All that is reported comes from cross-validation in which every choice is
-    made anew in each fold.
+    that both models get wrong is not worth a second call. Only where a fit to the weak scores alone puts held out
+    answers into a better order by gain, by more than a standard error, is that one taken: so it may be where the
+    strong model is hardly better, and its scores add more noise than they tell.
+
+    The label is a sum of linear Gaussian processes over the answer's embedding, its checks
+    (`verifiers.checks.CHECKS`), hashed words, its opening words, and the same of the prompt with the base router's
+    difficulty; how much each of them says is learned by marginal likelihood. A link turns it into P(strong better).
+    All that is reported comes from cross-validation in which every choice is made anew in each fold.
 
     Args:
         answers: The weak model's answers, from 40 on; a few hundred make a difference. Give what else is known
@@ -134,20 +143,21 @@ def fit_verifier(
     rng = np.random.default_rng(seed)
     base = base_with_difficulty(base_router, "a verifier")
     features = _Features(base, records, questions)
-    amplitudes = fit_amplitudes(features.blocks, (gain - gain.mean())[:, None], rng=rng)
+    together = _groups(groups, questions)
+    fit = _Fit(features.blocks, strong, weak, together, seed)
+    weights, learned = fit.weights(np.arange(n), rng)
 
-    folds = grouped_folds(_groups(groups, questions), rng)
-    held_out = np.zeros(len(gain))
+    folds = grouped_folds(together, rng)
+    held_out = np.zeros(n)
     for fold in range(N_FOLDS):
         train, test = np.flatnonzero(folds != fold), np.flatnonzero(folds == fold)
-        held_out[test] = _fit_predict(features.blocks, gain, train, test, rng)
+        held_out[test] = fit.predicted(train, test, rng)
     link = _link(held_out, gain > 0)
     win_rates = 1.0 / (1.0 + np.exp(-(link[0] * held_out + link[1])))
 
-    def of_part(test: NDArray[np.int64], rows: NDArray[np.int64] | None, _: int) -> Floats:
-        return held_out[test] if rows is None else _fit_predict(features.blocks, gain, rows, test, rng)
+    def of_part(test: Rows, rows: Rows | None, _: int) -> Floats:
+        return held_out[test] if rows is None else fit.predicted(rows, test, rng)
 
-    weights = solve(features.blocks, (gain - gain.mean())[:, None], amplitudes)
     verifier = features.verifier([each[:, 0] for each in weights], bias=float(gain.mean()), link=link, name=name)
     better = strong_scores is not None and gain.mean() > 0
     has_prompts = better and None not in questions
@@ -159,6 +169,7 @@ def fit_verifier(
         prompt_apgr=apgr(base.win_rate([q or "" for q in questions]), strong, weak) if has_prompts else None,
         learning_curve=(apgr_by_labels(of_part, strong, weak, gain, folds, rng) if learning_curve and better else []),
         n_labels=n,
+        learned=learned,
     )
 
 
@@ -254,18 +265,77 @@ def _groups(groups: Sequence[Any] | None, prompts: list[str | None]) -> Sequence
     return groups
 
 
-def _fit_predict(
-    blocks: Blocks, gain: Floats, train: NDArray[np.int64], test: NDArray[np.int64], rng: np.random.Generator
-) -> Floats:
-    """Gain of the test answers, by a fit to the others, about the mean of all.
+class _Fit:
+    """Fits to some of the labelled answers; each chooses anew whether to learn the gain or the weak score."""
 
-    Not about the mean of the others: that is the lower, the higher the test answers' own is, and would put the folds
-    in the wrong order.
-    """
-    own = blocks.take(train)
-    labels = (gain[train] - gain[train].mean())[:, None]
-    weights = solve(own, labels, fit_amplitudes(own, labels, rng=rng))
-    found: Floats = predict(blocks.take(test), weights)[:, 0] + gain.mean()
+    def __init__(self, blocks: Blocks, strong: Floats, weak: Floats, groups: Sequence[Any], seed: int) -> None:
+        self.blocks, self.gain, self.badness, self.seed = blocks, strong - weak, -weak, seed
+        self.members = np.unique([str(group) for group in groups], return_inverse=True)[1]
+
+    def weights(self, rows: Rows, rng: np.random.Generator) -> tuple[list[Floats], Literal["gain", "weak_score"]]:
+        """Of each block, shape (d_b, 1), and what they were fitted to."""
+        own = self.blocks.take(rows)
+        labels = _centred(self.gain[rows])
+        amplitudes = fit_amplitudes(own, labels, rng=rng)
+        others = self._better(rows, amplitudes)
+        if others is None:
+            return solve(own, labels, amplitudes), "gain"
+        return solve(own, _centred(self.badness[rows]), others), "weak_score"
+
+    def predicted(self, train: Rows, test: Rows, rng: np.random.Generator) -> Floats:
+        """Gain of the test answers, by a fit to the others, about the mean of all.
+
+        Not about the mean of the others: that is the lower, the higher the test answers' own is, and would put the
+        folds in the wrong order.
+        """
+        weights, _ = self.weights(train, rng)
+        found: Floats = predict(self.blocks.take(test), weights)[:, 0] + self.gain.mean()
+        return found
+
+    def _better(self, rows: Rows, amplitudes: Amplitudes) -> Amplitudes | None:
+        """Amplitudes of a fit to the weak scores, if it is clearly better than these of a fit to the gains.
+
+        Better: in folds within the rows, the mean of gain times rank, which is what APGR adds up, is higher by more
+        than its standard error. All draws are its own, so that where it finds nothing it changes nothing.
+        """
+        rng = np.random.default_rng((self.seed, len(rows)))
+        if len(rows) > _CHOICE_ROWS:
+            rows = np.sort(rng.choice(rows, _CHOICE_ROWS, replace=False))
+        gain, badness = self.gain[rows], self.badness[rows]
+        if not (gain.std() > 0 and badness.std() > 0) or abs(np.corrcoef(gain, badness)[0, 1]) > _SAME:
+            return None
+        if len(np.unique(self.members[rows])) < N_FOLDS:
+            return None
+        stats = need("scipy.stats", extra="fit", why="fit_verifier")
+        own = self.blocks.take(rows)
+        folds = grouped_folds(self.members[rows].tolist(), rng)
+        kernels = own.kernels(own)
+        others = fit_amplitudes(own, _centred(badness), rng=rng)
+        ranks = [
+            stats.rankdata(_held_out(kernels, labels, sizes, folds)) / len(rows)
+            for labels, sizes in ((gain, amplitudes), (badness, others))
+        ]
+        difference = gain * (ranks[1] - ranks[0])
+        return others if difference.mean() > difference.std() / np.sqrt(len(rows)) else None
+
+
+def _centred(labels: Floats) -> Floats:
+    """As one column."""
+    column: Floats = (labels - labels.mean())[:, None]
+    return column
+
+
+def _held_out(kernels: Sequence[Floats], labels: Floats, amplitudes: Amplitudes, folds: Rows) -> Floats:
+    """Each label about the mean of the others, by a fit to the other folds, shape (n,)."""
+    covariance = np.zeros_like(kernels[0])
+    for kernel, size in zip(kernels, amplitudes.blocks, strict=True):
+        covariance += size * kernel
+    found = np.zeros(len(labels))
+    for fold in range(N_FOLDS):
+        train, test = np.flatnonzero(folds != fold), np.flatnonzero(folds == fold)
+        own = covariance[np.ix_(train, train)]
+        own[np.diag_indices_from(own)] += amplitudes.noise
+        found[test] = covariance[np.ix_(test, train)] @ np.linalg.solve(own, labels[train] - labels[train].mean())
     return found
 
 

@@ -30,7 +30,8 @@ class FittedVerifier(Verifier):
 
     Of the answer: embedding e_a, signs s_a (`checks.CHECKS` and counts), hashed n-grams n_a, n-grams of its opening
     o_a. Of the prompt: embedding, counts, the base router's difficulty d_q, n-grams; without a prompt they have no say.
-    The gain is strong - weak, which is what an escalation buys. `routellm_core.fit_verifier` makes one.
+    The gain is strong - weak, which is what an escalation buys; a verifier that learned from the weak scores alone
+    (see `routellm_core.fit_verifier`, which makes one) takes the strong model's score to be the same everywhere.
 
     Args:
         encoder: A static encoder with all surface features behind it.
