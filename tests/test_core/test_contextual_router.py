@@ -41,8 +41,8 @@ def test_what_anybody_would_call_hard_is_harder_than_what_anybody_would_call_eas
         [
             "Let G be a group of order 2p with p an odd prime. Classify G up to isomorphism, with proof.",
             "Compute the de Rham cohomology of the complement of two linked circles in R^3.",
-            "A tank fills in 6 hours and drains in 9. Both valves are opened at noon, the drain sticks half open at 14:20 "
-            "and is freed at 16:05. When is the tank full, to the minute?",
+            "A tank fills in 6 hours and drains in 9. Both valves are opened at noon, the drain sticks half open at "
+            "14:20 and is freed at 16:05. When is the tank full, to the minute?",
         ]
     )
     assert hard.min() > easy.max()
