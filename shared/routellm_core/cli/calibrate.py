@@ -33,7 +33,7 @@ def calibrate(
         ),
     ],
     router: Annotated[
-        str, typer.Option(help="'default', 'random', a folder, or owner/name on the Hugging Face hub.")
+        str, typer.Option(help="'default', 'contextual', 'random', a folder, or owner/name on the Hugging Face hub.")
     ] = "default",
     encoder: Annotated[
         str | None,

@@ -36,7 +36,9 @@ def compare(
     files: Files,
     router: Annotated[
         list[str],
-        typer.Option(help="'default', 'random', a folder, or owner/name; at least twice.", show_default=False),
+        typer.Option(
+            help="'default', 'contextual', 'random', a folder, or owner/name; at least twice.", show_default=False
+        ),
     ],
     strong: Strong = None,
     weak: Weak = None,

@@ -24,7 +24,7 @@ def drift(
         ),
     ],
     router: Annotated[
-        str, typer.Option(help="'default', 'random', a folder, or owner/name on the Hugging Face hub.")
+        str, typer.Option(help="'default', 'contextual', 'random', a folder, or owner/name on the Hugging Face hub.")
     ] = "default",
     encoder: Annotated[
         str | None,

@@ -55,7 +55,7 @@ Price = Annotated[
 def evaluate(
     files: Files,
     router: Annotated[
-        str, typer.Option(help="'default', 'random', a folder, or owner/name on the Hugging Face hub.")
+        str, typer.Option(help="'default', 'contextual', 'random', a folder, or owner/name on the Hugging Face hub.")
     ] = "default",
     strong: Strong = None,
     weak: Weak = None,

@@ -33,7 +33,9 @@ def fit(
             help="The file holds recorded calls with prompts and feedback (JSONL, SQLite); the routes are the models.",
         ),
     ] = False,
-    base: Annotated[str, typer.Option(help="Router that serves as prior: 'default', or a folder.")] = "default",
+    base: Annotated[
+        str, typer.Option(help="Router that serves as prior: 'default', 'contextual', or a folder.")
+    ] = "default",
     strong: Annotated[
         str | None, typer.Option(help="Strong model, where there are several. Default: the best on average.")
     ] = None,

@@ -36,7 +36,9 @@ def report(
     out: Annotated[Path, typer.Option(help="The page; its plots come beside it, named after it.", show_default=False)],
     router: Annotated[
         list[str] | None,
-        typer.Option(help="'default', 'random', a folder, or owner/name. Repeatable. Default: 'default'."),
+        typer.Option(
+            help="'default', 'contextual', 'random', a folder, or owner/name. Repeatable. Default: 'default'."
+        ),
     ] = None,
     title: Annotated[str, typer.Option(help="Heading of the page.")] = "How good is this router?",
     examples: Annotated[

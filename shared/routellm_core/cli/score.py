@@ -29,8 +29,8 @@ def score(
     router: Annotated[
         str,
         typer.Option(
-            help="'default', 'random', a folder, owner/name on the Hugging Face hub, or a published one with its "
-            "threshold: router-mf-0.11593."
+            help="'default', 'contextual', 'random', a folder, owner/name on the Hugging Face hub, or a published one "
+            "with its threshold: router-mf-0.11593."
         ),
     ] = "default",
     encoder: Annotated[

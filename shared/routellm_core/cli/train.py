@@ -40,8 +40,8 @@ def train(
     encoder: Annotated[
         str | None,
         typer.Option(
-            help="mf, sw: 'default', 'hashing[:N]', 'transformer:NAME', 'static:FOLDER', 'openai:MODEL' or a saved "
-            "router's folder. Default: 'default'."
+            help="mf, sw: 'default', 'contextual', 'hashing[:N]', 'transformer:NAME', 'static:FOLDER', 'onnx:FOLDER', "
+            "'openai:MODEL' or a saved router's folder. Default: 'default'."
         ),
     ] = None,
     base: Annotated[

@@ -16,7 +16,7 @@ from routellm_core.persistence import read_config
 __all__ = ["as_encoder", "resolve_encoder"]
 
 _ACCEPTED = (
-    "'default' (the embedded router's), 'hashing' or 'hashing:WIDTH', 'transformer:NAME or FOLDER', "
+    "'default' or 'contextual' (an embedded router's), 'hashing' or 'hashing:WIDTH', 'transformer:NAME or FOLDER', "
     "'static:FOLDER' (model2vec), 'onnx:FOLDER', 'openai:MODEL' (reads OPENAI_API_KEY and OPENAI_BASE_URL), "
     "or the folder of a saved router, of a model2vec model or of an ONNX encoder"
 )
@@ -46,7 +46,7 @@ def resolve_encoder(spec: str | Path) -> Encoder:
     """The encoder that a name stands for.
 
     Args:
-        spec: "default": the embedded router's own. "hashing" or "hashing:1024": no files needed.
+        spec: "default" or "contextual": that embedded router's own. "hashing" or "hashing:1024": no files needed.
             "transformer:NAME": a Hugging Face model, by hub name or folder. "static:FOLDER": a model2vec
             model. "onnx:FOLDER": an ONNX encoder, see `OnnxEncoder`. "openai:text-embedding-3-small": through
             the package openai. A folder: a saved router's encoder, a model2vec model or an ONNX encoder.
@@ -59,8 +59,8 @@ def resolve_encoder(spec: str | Path) -> Encoder:
     if not isinstance(spec, (str, Path)):
         raise ConfigurationError(f"an encoder's name is a str or a folder, got {type(spec).__name__}: {_ACCEPTED}")
     text = str(spec)
-    if text == "default":
-        with as_file(files("routellm_core") / "models" / "default") as folder:
+    if text in ("default", "contextual"):
+        with as_file(files("routellm_core") / "models" / text) as folder:
             return _of_router(folder)
     kind, _, argument = text.partition(":")
     if kind == "hashing":
