@@ -61,7 +61,8 @@ class Given:
     Attributes:
         data: Folder of eval/ and train/.
         routers: By name, those that could be loaded.
-        base: The router that own labels and cascades start from.
+        base: The router that cascades start from.
+        bases: The routers that own labels start from.
         resamples: Of the intervals of the part routers.
         not_loaded: Why others could not.
     """
@@ -69,6 +70,7 @@ class Given:
     data: Path
     routers: dict[str, Router]
     base: str
+    bases: Sequence[str]
     resamples: int
     not_loaded: dict[str, str] = field(default_factory=dict)
 
@@ -155,17 +157,19 @@ def of_held_out(given: Given) -> list[Line]:
 
 def of_own_labels(given: Given) -> list[Line]:
     need(given.data)
+    mmlu, gsm8k = best_published(given.data, "mmlu"), best_published(given.data, "gsm8k")
     lines = []
-    for n in own_labels.LABELS:
-        for with_topic in (False, True):
-            what = f"MMLU, {n:,} labels{', topic given' if with_topic else ''}"
-            say(f"  {what}")
-            found = own_labels.mmlu(given.data, given.base, n, with_topic=with_topic)
-            lines.append(own_labels_line(what, found, OWN_LABELS_AIM.get(n), best_published(given.data, "mmlu")))
-    say("  GSM8K")
-    found = own_labels.gsm8k(given.data, given.base)
-    published = best_published(given.data, "gsm8k")
-    return [*lines, own_labels_line("GSM8K, 5 folds", found, GSM8K_LABELS_AIM, published)]
+    for base in given.bases:
+        for n in own_labels.LABELS:
+            for with_topic in (False, True):
+                what = f"MMLU, {n:,} labels{', topic given' if with_topic else ''}, on {base}"
+                say(f"  {what}")
+                found = own_labels.mmlu(given.data, base, n, with_topic=with_topic)
+                lines.append(own_labels_line(what, found, OWN_LABELS_AIM.get(n), mmlu))
+        say(f"  GSM8K, on {base}")
+        found = own_labels.gsm8k(given.data, base)
+        lines.append(own_labels_line(f"GSM8K, 5 folds, on {base}", found, GSM8K_LABELS_AIM, gsm8k))
+    return lines
 
 
 def own_labels_line(what: str, found: dict[str, Any], aim: float | None, published: float | None) -> Line:

@@ -130,7 +130,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, default=DATA)
     parser.add_argument("--router", action="append", default=[], help="name or folder; default: every embedded one")
-    parser.add_argument("--base", default="default", help="what own labels and cascades start from")
+    parser.add_argument("--base", default="default", help="what cascades start from")
     parser.add_argument("--only", default=",".join(PARTS), help="parts, between commas")
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--out", type=Path, help="JSON")
@@ -142,7 +142,8 @@ def main() -> None:
         own_labels.SEEDS = escalation.SEEDS = range(1)
         escalation.RESAMPLES = 100
     routers, missing = load(asked.router)
-    given = Given(asked.data, routers, asked.base, 200 if asked.quick else 1000, missing)
+    bases = asked.router or [name for name in EMBEDDED if name not in missing]
+    given = Given(asked.data, routers, asked.base, bases, 200 if asked.quick else 1000, missing)
     lines, failed, seconds = measured(chosen, given)
     state = about(given, quick=asked.quick)
     print(markdown(lines, failed))
