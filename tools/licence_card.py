@@ -241,6 +241,9 @@ itself matters. The tasks left out of the calibration were chosen after a look a
 
 {reliability}
 
+In the highest tenth fewer were won than the win rate says: many of the hardest prompts neither model solves.
+`for_pair`, with two abilities, takes that into account.
+
 ## Thresholds
 
 From {calibration.source}.
@@ -249,6 +252,15 @@ From {calibration.source}.
 
 The win rate of {chat_share:.0%} of the alpaca_eval prompts (chat) reaches the threshold for share 0.50: chat is
 easier than the benchmarks. Calibrate on prompts of your own (`Calibration.from_win_rates`) where the share matters.
+
+## What it is for, and what not
+
+For deciding which of two chat models answers a prompt, before either has; for prompts of many kinds, in English above
+all. It reads {recipe.reads}. It does not know your models: on pairs other than
+the one above it can be no better than chance, worst where both models fail at most prompts (docs/limits.md of the
+repository measures that). It is no judge of people, of answers, or of how important a prompt is. Check it on a few
+hundred scored prompts of your own (`routellm evaluate`), and fit it to your own labels (`routellm fit`) where you have
+some.
 
 ## Evaluation benchmarks
 
