@@ -14,14 +14,14 @@ from routellm_core.data.names import find_model
 from routellm_core.encoders.base import Encoder, checked_texts
 from routellm_core.errors import ConfigurationError, RouterFormatError
 from routellm_core.routers.ability import Ability, ability_from_scores, right_rate
-from routellm_core.routers.base import Router
+from routellm_core.routers.by_difficulty import ByDifficulty
 from routellm_core.routers.linear import sigmoid
 from routellm_core.routers.pair import DifficultyPairRouter, pair_win_rate
 
 __all__ = ["DifficultyRouter"]
 
 
-class DifficultyRouter(Router):
+class DifficultyRouter(ByDifficulty):
     """difficulty(q) = weights . e_q + bias; win_rate = sigmoid(slope * difficulty + intercept).
 
     The difficulty is fitted so that P(model m answers q well) = sigmoid(ability_m - difficulty(q))
@@ -47,7 +47,6 @@ class DifficultyRouter(Router):
     """
 
     kind: ClassVar[str] = "difficulty"
-    encoder: Encoder
 
     def __init__(
         self,
@@ -61,36 +60,16 @@ class DifficultyRouter(Router):
         name: str | None = None,
         calibration: Calibration | None = None,
     ) -> None:
-        super().__init__(name=name, calibration=calibration)
-        self.encoder = encoder
-        self.is_quick = encoder.is_quick
-        self.weights = np.asarray(weights, dtype=np.float32)
-        self.bias, self.slope, self.intercept = float(bias), float(slope), float(intercept)
+        super().__init__(encoder=encoder, weights=weights, bias=bias, name=name, calibration=calibration)
+        self.slope, self.intercept = float(slope), float(intercept)
         self.abilities = dict(abilities or {})
-        self._weights = self.weights.astype(np.float64)  # the product is taken in double precision
-        if self.weights.shape != (encoder.dim,):
-            raise ConfigurationError(
-                f"weights have shape {self.weights.shape}, but encoder {encoder.name!r} gives "
-                f"vectors of width {encoder.dim}"
-            )
-        numbers = [self.bias, self.slope, self.intercept, *self.abilities.values()]
-        if not np.isfinite(self.weights).all() or not np.isfinite(numbers).all():
-            raise ConfigurationError("weights, bias, slope, intercept and abilities must be finite")
+        if not np.isfinite([self.slope, self.intercept, *self.abilities.values()]).all():
+            raise ConfigurationError("slope, intercept and abilities must be finite")
         if self.slope <= 0:
             raise ConfigurationError(f"slope must be positive, got {self.slope}: harder prompts need the strong model")
 
-    def difficulty(self, prompts: Sequence[str]) -> NDArray[np.float64]:
-        """Difficulty of each prompt in logits, shape (len(prompts),); higher is harder.
-
-        Raises:
-            DataError: An element is not a str.
-            EncoderError: The encoder failed.
-        """
-        difficulties: NDArray[np.float64] = self.encoder.encode(prompts) @ self._weights + self.bias
-        return difficulties
-
-    def _score(self, prompts: list[str]) -> NDArray[np.float64]:
-        return sigmoid(self.slope * self.difficulty(prompts) + self.intercept)
+    def _win_rates(self, difficulty: NDArray[np.float64]) -> NDArray[np.float64]:
+        return sigmoid(self.slope * difficulty + self.intercept)
 
     # -- other models
     @property
@@ -219,9 +198,6 @@ class DifficultyRouter(Router):
     # -- saving
     def settings(self) -> dict[str, Any]:
         return {"bias": self.bias, "slope": self.slope, "intercept": self.intercept, "abilities": self.abilities}
-
-    def tensors(self) -> dict[str, NDArray[Any]]:
-        return {"weights": self.weights}
 
     @classmethod
     def restore(

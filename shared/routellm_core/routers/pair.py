@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import numpy as np
@@ -12,13 +12,13 @@ from routellm_core.calibration import Calibration
 from routellm_core.encoders.base import Encoder
 from routellm_core.errors import ConfigurationError, RouterFormatError
 from routellm_core.routers.ability import DEVIATION, difficulty_nodes
-from routellm_core.routers.base import Router
+from routellm_core.routers.by_difficulty import ByDifficulty
 from routellm_core.routers.linear import sigmoid
 
 __all__ = ["DifficultyPairRouter", "pair_win_rate"]
 
 
-class DifficultyPairRouter(Router):
+class DifficultyPairRouter(ByDifficulty):
     """win_rate(q) = P(strong right, weak wrong) = sigmoid(a_strong - d) * sigmoid(d - a_weak), over d ~ N(d_q, s^2).
 
     d_q = weights . e_q + bias is the predicted difficulty, s how far a prompt's own lies about it. Given d the two
@@ -43,7 +43,6 @@ class DifficultyPairRouter(Router):
     """
 
     kind: ClassVar[str] = "difficulty_pair"
-    encoder: Encoder
 
     def __init__(
         self,
@@ -57,43 +56,16 @@ class DifficultyPairRouter(Router):
         name: str | None = None,
         calibration: Calibration | None = None,
     ) -> None:
-        super().__init__(name=name, calibration=calibration)
-        self.encoder = encoder
-        self.is_quick = encoder.is_quick
-        self.weights = np.asarray(weights, dtype=np.float32)
-        self.bias = float(bias)
+        super().__init__(encoder=encoder, weights=weights, bias=bias, name=name, calibration=calibration)
         self.strong_ability, self.weak_ability = float(strong_ability), float(weak_ability)
         self.deviation = float(deviation)
-        self._weights = self.weights.astype(np.float64)  # the product is taken in double precision
-        if self.weights.shape != (encoder.dim,):
-            raise ConfigurationError(
-                f"weights have shape {self.weights.shape}, but encoder {encoder.name!r} gives "
-                f"vectors of width {encoder.dim}"
-            )
-        numbers = [self.bias, self.strong_ability, self.weak_ability, self.deviation]
-        if not np.isfinite(self.weights).all() or not np.isfinite(numbers).all():
-            raise ConfigurationError("weights, bias, abilities and deviation must be finite")
+        if not np.isfinite([self.strong_ability, self.weak_ability, self.deviation]).all():
+            raise ConfigurationError("abilities and deviation must be finite")
         if self.deviation < 0:
             raise ConfigurationError(f"deviation is a standard deviation from 0, got {self.deviation}")
 
-    def difficulty(self, prompts: Sequence[str]) -> NDArray[np.float64]:
-        """Difficulty of each prompt in logits, shape (len(prompts),); higher is harder.
-
-        Raises:
-            DataError: An element is not a str.
-            EncoderError: The encoder failed.
-        """
-        return self._difficulty(self.encoder.encode(prompts))
-
-    def _difficulty(self, vectors: NDArray[np.float32]) -> NDArray[np.float64]:
-        difficulties: NDArray[np.float64] = vectors @ self._weights + self.bias
-        return difficulties
-
-    def _score(self, prompts: list[str]) -> NDArray[np.float64]:
-        return self._score_vectors(self.encoder.encode(prompts))
-
-    def _score_vectors(self, vectors: NDArray[np.float32]) -> NDArray[np.float64]:
-        return pair_win_rate(self._difficulty(vectors), self.strong_ability, self.weak_ability, self.deviation)
+    def _win_rates(self, difficulty: NDArray[np.float64]) -> NDArray[np.float64]:
+        return pair_win_rate(difficulty, self.strong_ability, self.weak_ability, self.deviation)
 
     def settings(self) -> dict[str, Any]:
         return {
@@ -102,9 +74,6 @@ class DifficultyPairRouter(Router):
             "weak_ability": self.weak_ability,
             "deviation": self.deviation,
         }
-
-    def tensors(self) -> dict[str, NDArray[Any]]:
-        return {"weights": self.weights}
 
     @classmethod
     def restore(
