@@ -37,7 +37,7 @@ def need(module: str, *, extra: str, why: str) -> ModuleType:
         raise MissingExtraError(
             f"{why} needs the package {module.partition('.')[0]!r}: pip install 'routellm-integrations[{extra}]'",
             name=module,
-        ) from error
+        ) from None  # the message says it all
 
 
 class Registry:

@@ -74,7 +74,7 @@ def test_more_labels_are_seen_to_help_and_the_curve_says_by_how_much(fitted):
         <= fitted.learning_curve[1]["gain"]
         <= fitted.learning_curve[1]["gain_high"]
     )
-    assert "labels" in str(fitted) and "base router alone" in str(fitted)
+    assert "over 300 labels; the base router default alone 0." in str(fitted) and "metadata" not in str(fitted)
 
 
 def test_the_router_is_calibrated_and_routes(fitted):
@@ -118,12 +118,13 @@ def test_metadata_is_learned_from_and_unknown_values_count_as_nothing(caplog):
         prompts, strong_scores=np.ones(300), weak_scores=weak, metadata={"tier": tier}, learning_curve=False
     )
     assert result.apgr > 0.72  # .75 is the best
+    assert "over 300 labels with metadata (tier); the base router default alone " in str(result)
     router = result.router
     same = ["please help me with item 7"] * 4
     with caplog.at_level("WARNING"):
         router.win_rate(same), router.win_rate(same)
     assert [record.message for record in caplog.records if "without it" in record.message] == [
-        "router 'fitted' was fitted with metadata (tier) and scores without it, which is worse than a fit without; "
+        "router 'fitted' was fitted with metadata (tier) and scores without it, which can be worse than a fit without; "
         'it comes with the call: config={"metadata": {...}} in LangChain, metadata_scope() in LlamaIndex, metadata= '
         "elsewhere"
     ]
@@ -285,6 +286,12 @@ def test_if_the_strong_model_is_no_better_there_is_no_figure():
     prompts, strong, weak = task(60)
     result = fit_router(prompts, strong_scores=weak * 0.5, weak_scores=strong)
     assert result.apgr is None and result.learning_curve == [] and "no APGR" in str(result)
+    named = load_router("default").with_model("another", 0.0)
+    named.name = "my-base"
+    metadata = {"tier": ["free", "paid"] * 30, "topic": ["law"] * 60}
+    result = fit_router(prompts, strong_scores=weak * 0.5, weak_scores=strong, base=named, metadata=metadata)
+    assert result.base == "my-base"
+    assert str(result).startswith("fitted on 60 labels with metadata (tier, topic) to the base router my-base; ")
 
 
 # -- scores with gaps
@@ -316,6 +323,7 @@ def test_without_pairs_of_scores_there_is_no_apgr_but_a_rank_correlation_of_each
     # where predictions of one kind are no ties; the strong model's failures are noise
     assert 0.6 < one_sided.quality_correlation["weak"] <= 0.8
     assert abs(one_sided.quality_correlation["strong"]) < 0.2
+    assert "to the base router default; " in str(one_sided)
     assert "no APGR" in str(one_sided) and f"{one_sided.n_scores['weak']} of weak" in str(one_sided)
 
 
@@ -446,8 +454,41 @@ def test_the_command_fits_from_a_file(tmp_path):
     report = json.loads(result.stdout)
     assert report["labels"] == 100 and report["apgr"] > 0.6
     assert load_router(tmp_path / "router").metadata_values == {"topic": tuple(sorted({*HARD, *EASY}))}
+    assert (report["name"], report["base"], report["metadata"]) == ("router", "default", ["topic"])
     shown = run("fit", path, "--out", tmp_path / "router")
     assert "APGR" in shown.stdout and "by these labels" in shown.stdout
+    assert "over 100 labels; the base router default alone" in shown.stdout
+
+
+def test_the_command_calls_a_router_by_its_name_or_else_its_folder(tmp_path, monkeypatch):
+    prompts, strong, weak = task(30)
+    path = tmp_path / "labels.csv"
+    lines = [f'"{p}",{s},{w}' for p, s, w in zip(prompts, strong, weak, strict=True)]
+    path.write_text("\n".join(["prompt,strong_score,weak_score", *lines]))
+    monkeypatch.chdir(tmp_path)
+    for out, folder, options, name in (
+        (tmp_path / "billing.v2", "billing.v2", (), "billing.v2"),
+        (tmp_path / "other", "other", ("--name", "legal"), "legal"),
+        ("nested/support", "nested/support", (), "support"),
+    ):
+        assert run("fit", path, "--out", out, "--no-learning-curve", *options).exit_code == 0
+        router = load_router(tmp_path / folder)
+        assert router.name == name
+        decision = RoutingPolicy(router, threshold=0.5).decide([RouteRequest(text="Prove this.")])[0]
+        assert decision.router == name  # what records hold
+
+
+@pytest.mark.parametrize("base", ["mf", "routellm/bert_gpt4_augmented", "random"])
+def test_a_base_without_a_difficulty_is_refused_before_anything_is_fetched(tmp_path, base):
+    file = tmp_path / "labels.csv"
+    file.write_text("prompt,strong_score,weak_score\n" + "".join(f"question {i},1,{i % 2}\n" for i in range(30)))
+    refused = run("fit", file, "--out", tmp_path / "router", "--base", base)
+    kind = base.removeprefix("routellm/").removesuffix("_gpt4_augmented")
+    assert isinstance(refused.exception, ConfigurationError)
+    assert str(refused.exception) == (
+        "the base of a fit is 'default', 'contextual' or a router of kind 'difficulty', which learned a difficulty; "
+        f"{base!r} is of kind {kind!r}"
+    )
 
 
 def test_the_command_needs_a_column_of_topics_where_it_is_told_to_use_it(tmp_path):

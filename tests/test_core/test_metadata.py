@@ -275,6 +275,34 @@ def test_a_fitted_router_warns_once_of_columns_that_a_call_does_not_have(fitted,
     assert len(told) == (what is not None) and all(what in message for message in told)
 
 
+def test_a_fitted_router_warns_once_a_column_of_values_never_seen_in_fitting_and_does_not_show_them(fitted, caplog):
+    router = fitted.for_pair("strong", "weak")  # one that has not warned
+    policy = RoutingPolicy(router, threshold=0.5)
+    calls = [
+        {"tier": "paid", "topic": "law"},
+        {"tier": "", "topic": None},  # not known is no value
+        {"tier": "Paid", "topic": "law"},
+        {"tier": "s3cret", "topic": "s3cret"},
+    ]
+    with caplog.at_level(logging.WARNING):
+        for _ in range(2):
+            policy.decide([RouteRequest(text="a question", metadata=each) for each in calls])
+    assert [r.getMessage() for r in caplog.records] == [
+        # fitted with "paid", "free" and 1; with "law" and "art"
+        f"metadata {column!r} of a call is none of the {n} values that router 'fitted' saw in fitting (case counts): "
+        "the call is scored without it; said once"
+        for column, n in (("tier", 3), ("topic", 2))
+    ]
+
+
+def test_values_seen_in_fitting_and_unknown_ones_are_scored_without_a_word(fitted, caplog):
+    with caplog.at_level(logging.WARNING):
+        fitted.for_pair("strong", "weak").win_rate(
+            ["a", "b", "c"], metadata={"tier": [Tier.PAID, 1.0, None], "topic": ["art", float("nan"), ""]}
+        )
+    assert caplog.records == []
+
+
 @pytest.mark.parametrize("column", [None, 5, {"paid"}, {"paid": 1}, iter(["paid"]), "p", ["paid", "free"]])
 def test_a_column_that_is_no_list_of_one_value_a_prompt_is_a_data_error(fitted, column):
     for method in (fitted.win_rate, fitted.model_scores):

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from routellm_core import CostAwarePolicy, RoutingPolicy
+from routellm_core import CostAwarePolicy, RoutingPolicy, load_router
 from routellm_core.errors import ConfigurationError, DataError, ScoringError, UnknownKindError
 from routellm_core.policy import POLICY_DEFAULTS, RouteRequest, choose_models, policy_from, tradeoff_within
 from routellm_core.testing import ScriptedRouter
@@ -232,8 +232,20 @@ def test_arguments_that_make_no_sense_are_refused(arguments):
 
 @pytest.mark.parametrize("arguments", [{"costs_usd": {"small": 0.1, "huge": 1.0}}, {"model_ids": {"huge": "large"}}])
 def test_a_model_or_route_that_is_not_known_is_named(arguments):
-    with pytest.raises(UnknownKindError, match="huge"):
+    with pytest.raises(UnknownKindError, match="huge") as caught:
         policy(**arguments)
+    assert "with_model" not in str(caught.value)  # this router has none
+
+
+def test_a_route_that_is_no_model_of_the_router_is_told_how_it_becomes_one():
+    with pytest.raises(UnknownKindError) as caught:
+        CostAwarePolicy("default", costs_usd={"weak": 0.1, "strong": 1.0}, tradeoff=1.0)
+    assert str(caught.value) == (
+        "unknown model 'weak'; 88 are known; the names in costs_usd= (or what model_ids= gives for them) must be names "
+        "of the router's models; router.with_model(name, ability) adds one"
+    )
+    router = load_router("default").with_model("weak", -1.0).with_model("strong", 1.0)
+    assert CostAwarePolicy(router, costs_usd={"weak": 0.1, "strong": 1.0}, tradeoff=1.0).routes == ("weak", "strong")
 
 
 def test_a_router_fitted_to_scores_of_three_models_decides():

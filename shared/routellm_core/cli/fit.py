@@ -36,6 +36,9 @@ def fit(
     base: Annotated[
         str, typer.Option(help="Router that serves as prior: 'default', 'contextual', or a folder.")
     ] = "default",
+    name: Annotated[
+        str | None, typer.Option(help="What records call the router. Default: its folder's name.", show_default=False)
+    ] = None,
     strong: Annotated[
         str | None, typer.Option(help="Strong model, where there are several. Default: the best on average.")
     ] = None,
@@ -77,7 +80,8 @@ def fit(
         if recorded
         else _labelled(file, strong, weak, metadata or (), topic=topic, score_range=score_range)
     )
-    result = fit_router(**labels, base=base, learning_curve=learning_curve, seed=seed)
+    called = out.absolute().name if name is None else name
+    result = fit_router(**labels, base=base, learning_curve=learning_curve, seed=seed, name=called)
     try:
         result.save(out)
     except OSError as error:
@@ -86,6 +90,9 @@ def fit(
         report = {
             "file": file,
             "saved": str(out),
+            "name": result.router.name,
+            "base": result.base,
+            "metadata": list(result.router.metadata_columns),
             "strong": result.router.strong,
             "weak": result.router.weak,
             "labels": result.n_labels,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping, Sequence
 from numbers import Real
 from pathlib import Path
@@ -106,7 +107,10 @@ class CostAwarePolicy(RoutingPolicy):
         if unknown := [route for route in ids if route not in self.routes]:
             raise UnknownKindError(f"model_ids= names {unknown[0]!r}; the routes are {', '.join(self.routes)}")
         known = self._scorer.models
-        found = [find_model(ids.get(route, route), known) for route in self.routes]
+        try:
+            found = [find_model(ids.get(route, route), known) for route in self.routes]
+        except UnknownKindError as error:
+            raise UnknownKindError(f"{error}; {_about_names(self.router)}") from None
         if len(set(found)) < len(found):
             raise ConfigurationError(f"two routes are one model: {dict(zip(self.routes, found, strict=True))}")
         self._columns = [known.index(model) for model in found]
@@ -166,6 +170,14 @@ class CostAwarePolicy(RoutingPolicy):
 
     def __repr__(self) -> str:
         return f"CostAwarePolicy(router={self.router.name!r}, costs_usd={self.costs_usd}, tradeoff={self.tradeoff})"
+
+
+def _about_names(router: Router) -> str:
+    told = "the names in costs_usd= (or what model_ids= gives for them) must be names of the router's models"
+    with_model = getattr(router, "with_model", None)
+    if not callable(with_model):
+        return told
+    return f"{told}; router.with_model({', '.join(inspect.signature(with_model).parameters)}) adds one"
 
 
 def choose_models(model_scores: ArrayLike, costs_usd: ArrayLike, tradeoff: float) -> NDArray[np.intp]:

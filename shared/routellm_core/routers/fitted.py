@@ -23,6 +23,8 @@ from routellm_core.routers.metadata import Metadata, category, check_column
 
 _logger = logging.getLogger("routellm_core.routers")
 
+_UNKNOWN, _UNSEEN = -1, -2  # instead of a row: nothing is said of the prompt; a value that fitting did not see
+
 __all__ = ["FittedRouter", "metadata_columns", "tokenizing_part"]
 
 
@@ -117,6 +119,7 @@ class FittedRouter(Router):
         self.topics = Topics.none() if topics is None else topics
         self._check()
         self._warned = False
+        self._warned_of_values: set[str] = set()
         self._tokenizer = tokenizing_part(encoder)
         self._importance = self.arrays["ngram_importance"].astype(np.float64)
         self.strong, self.weak = strong, weak
@@ -169,6 +172,7 @@ class FittedRouter(Router):
         """Quality of every model, shape (n, M), and the base's difficulty, shape (n,)."""
         self._warn_of_missing(metadata)
         columns = _rows_of(metadata or {}, self._metadata_rows, len(prompts))  # before anything is scored
+        self._warn_of_unseen(dict(zip(metadata or {}, columns, strict=True)))
         arrays = self.arrays
         raw = self.encoder.encode(prompts)
         vectors = np.clip(raw, arrays["lowest"], arrays["highest"]).astype(np.float64)
@@ -191,13 +195,25 @@ class FittedRouter(Router):
         if missing:
             self._warned = True  # once a router: it may be on a hot path
             _logger.warning(
-                "router %r was fitted with metadata (%s) and scores without %s, which is worse than a fit without; "
+                "router %r was fitted with metadata (%s) and scores without %s, which can be worse than a fit without; "
                 'it comes with the call: config={"metadata": {...}} in LangChain, metadata_scope() in LlamaIndex, '
                 "metadata= elsewhere",
                 self.name,
                 ", ".join(self.metadata_columns),
                 "it" if len(missing) == len(self.metadata_columns) else ", ".join(missing),
             )
+
+    def _warn_of_unseen(self, rows_by_column: Mapping[str, NDArray[np.int64]]) -> None:
+        for column, rows in rows_by_column.items():
+            if column not in self._warned_of_values and (rows == _UNSEEN).any():
+                self._warned_of_values.add(column)  # once a column and router
+                _logger.warning(  # without the value, which may be personal
+                    "metadata %r of a call is none of the %d values that router %r saw in fitting (case counts): the "
+                    "call is scored without it; said once",
+                    column,
+                    len(self.metadata_values[column]),
+                    self.name,
+                )
 
     def _score(self, prompts: list[str]) -> NDArray[np.float64]:
         return self._win_rates(prompts, None)
@@ -217,7 +233,7 @@ class FittedRouter(Router):
             prompts: Texts.
             metadata: Columns the router was fitted with, one value a prompt: str, int, bool, or an enum's member,
                 which counts as its value. A value not seen in fitting, None, and a column left out all count as
-                unknown.
+                unknown; the first and the last are logged once.
 
         Raises:
             DataError: As `Router.win_rate`; also a column the router does not have, one of another length, or a value
@@ -313,7 +329,7 @@ def tokenizing_part(encoder: Encoder) -> StaticEncoder | WordTokens:
 
 
 def metadata_columns(metadata: Metadata, known: Mapping[str, Sequence[str]], n_prompts: int) -> list[NDArray[np.int64]]:
-    """For each column given, the row of `metadata_weights` for each prompt; -1 where the value is not known.
+    """For each column given, the row of `metadata_weights` for each prompt; negative where there is none.
 
     Raises:
         DataError: A column that is not known, or of another length, or a value that is no category.
@@ -334,5 +350,5 @@ def _rows_of(metadata: Metadata, known: Mapping[str, Mapping[str, int]], n_promp
         check_column(column, given, n_prompts)
         rows = known[column]
         names = map(category, given)
-        found.append(np.array([-1 if name is None else rows.get(name, -1) for name in names], dtype=np.int64))
+        found.append(np.array([_UNKNOWN if n is None else rows.get(n, _UNSEEN) for n in names], dtype=np.int64))
     return found

@@ -12,6 +12,7 @@ from routellm_core.encoders.base import Encoder
 from routellm_core.errors import ConfigurationError
 from routellm_core.routers import Router, resolve_router
 from routellm_core.routers.difficulty import DifficultyRouter
+from routellm_core.routers.upstream import official
 
 __all__ = ["base_with_difficulty", "stacked_on_surface"]
 
@@ -28,13 +29,20 @@ def base_with_difficulty(base: Router | str | Path, of: str) -> DifficultyRouter
     Raises:
         ConfigurationError: It learned none.
     """
+    published = official(base) if isinstance(base, str) and not Path(base).is_dir() else None
+    if published is not None:  # none of them did, so nothing is fetched and no encoder asked for
+        raise _no_base(of, str(base), published.names[0])
     router = resolve_router(base)
     if not isinstance(router, DifficultyRouter):
-        raise ConfigurationError(
-            f"the base of {of} is a router that learned a difficulty, such as 'default'; {router.name!r} is of kind "
-            f"{router.kind!r}"
-        )
+        raise _no_base(of, router.name, router.kind)
     return router
+
+
+def _no_base(of: str, name: str, kind: str) -> ConfigurationError:
+    return ConfigurationError(
+        f"the base of {of} is 'default', 'contextual' or a router of kind 'difficulty', which learned a difficulty; "
+        f"{name!r} is of kind {kind!r}"
+    )
 
 
 def stacked_on_surface(base: DifficultyRouter) -> tuple[StackedEncoder, Floats, int]:

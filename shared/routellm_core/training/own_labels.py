@@ -47,7 +47,8 @@ class FitResult:
             have the scores of both models; None if these are fewer than 50 and some are missing, or the strong model
             is no better than the weak one in them.
         apgr_interval: 95 % over prompts; the models stay as they were fitted.
-        base_apgr: The base router's on the same prompts, unchanged.
+        base: What the base router is called.
+        base_apgr: The base router's APGR on the same prompts, unchanged.
         quality_correlation: Of each model, Spearman's rank correlation between the qualities that were predicted for
             prompts held out and the scores given; None where all are the same. It says how well quality is told from
             the prompt, not how much routing gains.
@@ -62,6 +63,7 @@ class FitResult:
     router: FittedRouter
     apgr: float | None
     apgr_interval: Interval | None
+    base: str
     base_apgr: float | None
     quality_correlation: Mapping[str, float | None]
     learning_curve: Sequence[Mapping[str, float]] = field(repr=False)
@@ -78,17 +80,22 @@ class FitResult:
         told = ", ".join(
             f"{model} {'none' if rho is None else f'{rho:.2f}'}" for model, rho in self.quality_correlation.items()
         )
+        columns = ", ".join(self.router.metadata_columns)
+        known = f" with metadata ({columns})" if columns else ""
         if self.apgr is None or self.apgr_interval is None:
             if is_complete:
-                return f"fitted on {self.n_labels:,} labels; the strong model is no better in them, so there is no APGR"
+                return (
+                    f"fitted on {self.n_labels:,} labels{known} to the base router {self.base}; the strong model is no "
+                    "better in them, so there is no APGR"
+                )
             return (
-                f"fitted on {self.n_labels:,} prompts with scores {scores}; held-out rank correlation: {told}; "
-                "no APGR, for which the scores of both models are needed"
+                f"fitted on {self.n_labels:,} prompts{known} with scores {scores} to the base router {self.base}; "
+                f"held-out rank correlation: {told}; no APGR, for which the scores of both models are needed"
             )
         low, high = self.apgr_interval
         figure = (
             f"APGR {self.apgr:.3f} ({low:.3f} to {high:.3f}) in {N_FOLDS}-fold cross-validation over "
-            f"{self.n_labels:,} labels; the base router alone {self.base_apgr:.3f}"
+            f"{self.n_labels:,} labels{known}; the base router {self.base} alone {self.base_apgr:.3f}"
         )
         if is_complete:
             return figure
@@ -159,7 +166,7 @@ def fit_router(
     Example:
         >>> result = fit_router(prompts, strong_scores=strong_scores, weak_scores=weak_scores)
         >>> print(result)
-        APGR 0.641 (0.618 to 0.665) in 5-fold cross-validation over 1,500 labels; the base router alone 0.566
+        APGR 0.641 (0.618 to 0.665) in 5-fold cross-validation over 1,500 labels; the base router default alone 0.566
         >>> result.save("my-router")
     """
     texts = checked_texts(prompts, what="prompt")
@@ -219,6 +226,7 @@ def fit_router(
         router=router,
         apgr=apgr(win_rates[both], of_strong, of_weak) if better else None,
         apgr_interval=apgr_interval(win_rates[both], of_strong, of_weak, rng=rng) if better else None,
+        base=prior.name,
         base_apgr=apgr(difficulty[both], of_strong, of_weak) if better else None,
         quality_correlation={m: _rank_correlation(deviations[:, i], table[:, i]) for i, m in enumerate(models)},
         learning_curve=curve,
