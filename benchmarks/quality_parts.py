@@ -336,7 +336,7 @@ def say(text: str) -> None:
 
 PARTS: dict[str, tuple[str, Callable[[Given], list[Line]]]] = {
     "routers": ("Embedded routers, exact APGR", of_routers),
-    "held-out": ("Sources left out of the default router's fit, exact APGR", of_held_out),
+    "held-out": ("Sources left out of the fit, exact APGR", of_held_out),
     "own-labels": ("Labels of one's own, exact APGR", of_own_labels),
     "cascade": ("Cascade: a verifier of the weak answer, exact APGR", of_cascade),
     "many-models": ("Many models: area under quality over cost, less that of single models", of_many_models),
