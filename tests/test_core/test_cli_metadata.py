@@ -22,6 +22,7 @@ ROUTES = ["strong" if tier == 2 else "weak" for tier in TIER]
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     """A router that knows who pays, and files in which every other user does; prompts say nothing."""
+    pytest.importorskip("sklearn")  # the extra fit
     folder = tmp_path_factory.mktemp("metadata")
     tier = TIER
     prompts = [f"{SAME} {i}" for i in range(N)]

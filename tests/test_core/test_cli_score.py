@@ -131,6 +131,8 @@ def test_bad_input_is_one_line_with_file_and_line_and_nothing_written(tmp_path, 
     [("in.xlsx", "give JSONL"), ("in.json", "not JSON"), ("IN.PARQUET", "cannot be read as Parquet")],
 )
 def test_other_formats_are_not_taken_for_plain_lines(tmp_path, name, message):
+    if name.endswith("PARQUET"):
+        pytest.importorskip("pyarrow")
     done = run("--file", write(tmp_path, name, b"prompt\nhi\n"))
     assert (done.returncode, done.stdout) == (2, "")
     assert message in done.stderr and done.stderr.count("\n") == 1

@@ -218,6 +218,7 @@ def test_in_a_call_what_is_no_category_is_unknown_and_logged_once(caplog):
 # -- a fitted router
 @pytest.fixture(scope="module")
 def fitted():
+    pytest.importorskip("sklearn")  # the extra fit
     rng = np.random.default_rng(0)
     prompts = [f"please help me with item {rng.integers(10_000)}" for _ in range(200)]
     tier = [(Tier.PAID, "free", 1)[i % 3] for i in range(200)]
