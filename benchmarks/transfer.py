@@ -11,7 +11,8 @@ The router was trained on some of these prompts (mmlu_pro, zeroeval, commongen_l
 same recipe fitted without the family; elsewhere it is the default router itself, which never saw a score of the family,
 and questions that stand in the training data too, by another publisher, are left out. `for_the_pair` is no router that
 exists: sigmoid(a_strong - d) - sigmoid(a_weak - d) with the difficulty d of `unseen` and each model's ability from all
-scores, which shows what knowing two numbers about the pair would change.
+scores, which shows what knowing two numbers about the pair would change. What a user can have of that, with 20 or 50
+scored answers a model, is measured too (transfer_for_pair.py): `own_scores`.
 
 APGR divides by the lead, so figures of leads under .1 are mostly noise: they stand in the table, not in summaries and
 regressions. That, the level of a pair (the mean of both means) and `for_the_pair` were thought of after a first look.
@@ -35,6 +36,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
+import transfer_for_pair
 from evaluation_sets import DATA, ROOT, need
 
 from routellm_core import __version__, load_router
@@ -176,6 +178,8 @@ def measure(
         row["oracle"] = oracle
         row["share_of_the_oracles_lead"] = (row["default"]["apgr"] - 0.5) / (oracle - 0.5)
         row["draws"] = {name: drawn[name].apgr for name in own}
+        if row["gap"] >= CLEAR_GAP:
+            row["own_scores"] = transfer_for_pair.by_own_scores(scorers["unseen"][rows], s, w)
         found.append(row)
     return found
 
@@ -286,10 +290,21 @@ def report_of(data: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
             for what in ("gap", "ability_gap", "level")
             for within in (False, True)
         },
-        "pairs": [{key: value for key, value in row.items() if key != "draws"} for row in measured],
+        "own_scores": transfer_for_pair.summaries(groups["right or wrong"]),
+        "pairs": [reported(row) for row in measured],
         "left_out": [row for row in rows if "draws" not in row],
     }
     return report, measured
+
+
+def reported(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Without the draws, and of the seeds their mean."""
+    kept = {key: value for key, value in row.items() if key != "draws"}
+    if "own_scores" in row:
+        kept["own_scores"] = {
+            n: {way: float(np.mean(values)) for way, values in ways.items()} for n, ways in row["own_scores"].items()
+        }
+    return kept
 
 
 def main() -> None:
@@ -300,6 +315,7 @@ def main() -> None:
     need(given.data, "train")
     report, measured = report_of(given.data)
     print_table(measured)
+    transfer_for_pair.print_table(report["own_scores"])
     print(json.dumps({key: report[key] for key in ("summary", "regressions")}, indent=1))
     given.out.write_text(json.dumps(rounded(report), indent=1) + "\n", encoding="utf-8")
 

@@ -153,6 +153,60 @@ def test_a_slope_within_families_ignores_what_a_family_has_in_common(script):
     assert regression(rows, "default", "gap", within=False)["slope"] == pytest.approx(-0.15 / 0.17)
 
 
+# -- transfer_for_pair
+def test_a_pair_by_own_scores_is_the_router_that_a_user_gets_on_the_prompts_that_were_not_scored(script):
+    module = script("transfer_for_pair")
+    router = load_router("default")
+    prompts = [f"What is {'the proof of ' * (i % 4)}{i} + {i * i}?" for i in range(80)]
+    rng = np.random.default_rng(3)
+    weak = (rng.random(80) < 0.3).astype(float)
+    strong = np.maximum(weak, rng.random(80) < 0.6)  # midway between the two lie prompts, so that the order is another
+    found = module.by_own_scores(router.difficulty(prompts), strong, weak)
+    for seed in module.SEEDS:
+        order = np.random.default_rng(seed).permutation(80)
+        scored, rest = order[:20], np.sort(order[20:])
+        abilities = [router.ability_from_scores([prompts[i] for i in scored], s[scored]) for s in (strong, weak)]
+        texts = [prompts[i] for i in rest]
+        for way, win_rates in (
+            ("unchanged", router.win_rate(texts)),
+            ("for_pair", router.for_pair(*abilities).win_rate(texts)),
+        ):
+            assert found["20"][way][seed] == pytest.approx(apgr(win_rates, strong[rest], weak[rest])), (seed, way)
+    assert found["20"]["unchanged"] != found["20"]["for_pair"]
+    assert found["50"]["for_pair"] != found["20"]["for_pair"]
+
+
+def test_pairs_weigh_the_same_and_their_differences_are_paired(script):
+    module = script("transfer_for_pair")
+
+    def row(family, level, unchanged, for_pair):
+        return {
+            "family": family,
+            "level": level,
+            "own_scores": {str(n): {"unchanged": unchanged, "for_pair": for_pair} for n in module.SCORED},
+        }
+
+    # means over the seeds: .4, .5, .6 unchanged and .5, .6, .7 with the pair; one draw of six is worse
+    rows = [
+        row("a", 0.3, [0.3, 0.5], [0.55, 0.45]),
+        row("a", 0.4, [0.5, 0.5], [0.6, 0.6]),
+        row("b", 0.6, [0.6, 0.6], [0.7, 0.7]),
+    ]
+    found = module.summaries(rows)
+    every = found["all: 50"]
+    assert (every["pairs"], every["families"]) == (3, 2)
+    assert every["unchanged"]["mean"] == pytest.approx(0.5)
+    assert every["difference"]["mean"] == pytest.approx(0.1)
+    # every pair gains .1, so that the difference is surer than either figure
+    assert every["difference"]["interval_over_pairs"] == pytest.approx([0.1, 0.1])
+    assert every["unchanged"]["interval_over_pairs"] == pytest.approx([0.4, 0.6])
+    # two families drawn are a twice (.45), b twice (.6), or one of each
+    assert every["unchanged"]["interval_over_families"] == pytest.approx([0.45, 0.6])
+    assert every["worse_draws"] == pytest.approx(1 / 6)
+    assert found["under .5: 50"]["pairs"] == 2 and found[".5 to .7: 20"]["pairs"] == 1
+    assert ".7 or more: 50" not in found
+
+
 # -- limits
 def test_an_oracle_of_one_sample_sees_more_than_the_chances_hold(script):
     found = script("limits").lead_of_samples(np.array([0.9, 0.9]), np.array([0.5, 0.5]))

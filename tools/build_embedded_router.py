@@ -35,7 +35,7 @@ import re
 import sys
 import tempfile
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -87,6 +87,7 @@ NOT_CALIBRATED = NOT_FITTED | {"llmrouter/commongen", "llmrouter/mbpp", "llmrout
 CHECKED_ONLY = ("routerbench/arc-challenge", "routerbench/mbpp", "routerbench/winogrande", "alpaca_eval")
 
 MIXED = "all of these mixed, 100 of each"
+MIXED_BY_SCORES = f"{MIXED}; without rated prompts"
 
 SURFACE = ("log_stem_characters", "log_numbers", "log_marks")
 SURFACE_BLOCK = Block(width=len(SURFACE), penalty=0.004, per_column=True)
@@ -342,7 +343,7 @@ def distil(folder: Path) -> None:
     from transformers import AutoTokenizer, BertModel
     from transformers.modeling_outputs import BaseModelOutput
 
-    class MeanInDouble(BertModel):  # type: ignore[misc] - transformers is not followed
+    class MeanInDouble(BertModel):  # type: ignore[misc]  # transformers is not followed
         """Gives the mean over the tokens at every token; model2vec would average in single precision."""
 
         def forward(self, *args: Any, attention_mask: Any, **kwargs: Any) -> Any:
@@ -434,14 +435,18 @@ class Row:
 def measure(
     recipe: Recipe, table: ScoreTable, pairs: Pairs, router: DifficultyRouter, rng: np.random.Generator
 ) -> list[Row]:
-    """Each permissive family by a fit without it, and the sources that are never fitted by the router itself."""
+    """Each permissive family by a fit without it, and the sources that are never fitted by the router itself.
+
+    The last row shows what the rated prompts do, where there are any: the row before it by the scores alone.
+    """
     encoder = router.encoder
     features, pair_features = encoder.encode(table.prompts), encoder.encode(pairs.prompts)
     sources = np.array(table.sources)
-    unfitted = pair_features @ router.weights.astype(np.float64) + router.bias  # overwritten where something was fitted
+    # overwritten where something was fitted
+    unfitted: NDArray[np.float64] = pair_features.astype(np.float64) @ router.weights.astype(np.float64) + router.bias
     rows = []
     for family in FAMILIES:
-        members = [str(source) for source in np.unique(sources) if source.split("/")[0] == family]
+        members = members_of(family, sources)
         model = recipe.fit_without(members, table, features, encoder)
         difficulties = model.predict(pair_features)
         of_family = np.isin(pairs.sources, members)
@@ -460,7 +465,20 @@ def measure(
         rows.append(row("never fitted", source, pairs, unseen & (pairs.sources == source), unfitted, None, rng))
     mixed = one_hundred_of_each(pairs, unseen)
     rows.append(row("its own family", MIXED, pairs, mixed, unfitted, None, rng))
+    if recipe.is_rated:
+        alone = replace(recipe, is_rated=False)
+        by_scores = alone.fit_without((), table, features, encoder).predict(pair_features)
+        for family in FAMILIES:
+            members = members_of(family, sources)
+            of_family = np.isin(pairs.sources, members)
+            model = alone.fit_without(members, table, features, encoder)
+            by_scores[of_family] = model.predict(pair_features[of_family])
+        rows.append(row("its own family", MIXED_BY_SCORES, pairs, mixed, by_scores, None, rng))
     return rows
+
+
+def members_of(family: str, sources: NDArray[np.str_]) -> list[str]:
+    return [str(source) for source in np.unique(sources) if source.split("/")[0] == family]
 
 
 def one_hundred_of_each(pairs: Pairs, unseen: NDArray[np.bool_]) -> NDArray[np.bool_]:
