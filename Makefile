@@ -55,8 +55,9 @@ $(VENV)/bench.done: $(VENV)/dev.done
 demo: $(VENV)/$(if $(ROUTELLM_STRONG)$(ROUTELLM_WEAK),demo-endpoints,demo).done  ## Route real prompts between two real models, with no key and no network
 	$(BIN)/python examples/demo.py
 
+# a process for each core, so one thread in each
 test: $(VENV)/dev.done  ## Run the whole test suite, offline
-	$(CLEAN_ENV) $(BIN)/python -m pytest
+	$(CLEAN_ENV) OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto
 
 check: $(VENV)/dev.done  ## Lint, types, import contracts
 	$(BIN)/python -m ruff check .

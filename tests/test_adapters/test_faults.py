@@ -70,7 +70,7 @@ LOST = (httpx.TransportError, openai.APIConnectionError)
 FAULTS = (
     Fault("nobody listens", None, (openai.APIConnectionError,), True),
     Fault("hangs up before the first byte", Reply(hang_up=True), (openai.APIConnectionError,), True),
-    Fault("does not answer in time", Reply(hang=True), (openai.APITimeoutError,), True, timeout_s=0.1),
+    Fault("does not answer in time", Reply(hang=True), (openai.APITimeoutError,), True, timeout_s=0.5),
     Fault("breaks before the first chunk", Reply(text="one two", cut_after=0, cut_inside=True), LOST, True),
     # the opening chunk says who speaks, and nothing yet
     Fault("breaks after the opening chunk", Reply(text="one two", cut_after=1, cut_inside=True), LOST, True, ""),

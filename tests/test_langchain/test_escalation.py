@@ -101,7 +101,9 @@ async def test_a_bad_weak_answer_is_replaced_in_every_way_to_call(way: str) -> N
     assert (record["route"], record["reason"], record["win_rate"]) == ("strong", "escalated", 0.9)
     calls = 2 if "batch" in way else 1
     assert sorted(runs.kinds) == ["chain"] * calls + ["llm"] * 2 * calls
-    weak, strong = runs.starts[1], runs.starts[-1]
+    # the threads of a batch may start both chains before the first call
+    asked = [start for start in runs.starts if start["kind"] == "llm"]
+    weak, strong = asked[0], asked[-1]
     assert (weak["metadata"]["routellm_route"], strong["metadata"]["routellm_route"]) == ("weak", "strong")
     chains = {start["run_id"] for start in runs.starts if start["kind"] == "chain"}
     assert {weak["parent"], strong["parent"]} <= chains
