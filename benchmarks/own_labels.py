@@ -149,7 +149,7 @@ def summary(figures: list[float], bases: list[float], seconds: list[float], inte
         "lowest": round(min(figures), 4),
         "highest": round(max(figures), 4),
         "interval_of_the_first": [round(bound, 4) for bound in interval],
-        "base": round(float(np.mean(bases)), 4),
+        "base": float(np.mean(bases)),
         "seconds_a_fit": round(float(np.median(seconds)), 1),
     }
 

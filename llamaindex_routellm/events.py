@@ -98,5 +98,8 @@ def announce(decision: Decision, call: OpenCall) -> None:
     span = call.span
     # without LlamaIndex's instrumentation, routers inside each other share the caller's span: it is the outer one's
     if span is not None and (call.outer is None or call.outer.span is not span):
-        for name, value in decision.to_dict().items():
+        record = decision.to_dict()
+        qualities = record.pop("qualities", {})  # an attribute is no mapping
+        record |= {f"qualities.{route}": quality for route, quality in qualities.items()}
+        for name, value in record.items():
             span.set_attribute(f"routellm.{name}", value)

@@ -191,7 +191,10 @@ class RouteLLMSelector(BaseSelector):
 
     def _selected(self, policy: RoutingPolicy, ranked: list[tuple[str, int]], decision: Decision) -> SelectorResult:
         name, index = ranked[policy.routes.index(decision.route)]
-        decision = replace(decision, route=name)
+        qualities = decision.qualities
+        if qualities is not None:  # by the choices' names, too
+            qualities = {ranked[policy.routes.index(route)][0]: quality for route, quality in qualities.items()}
+        decision = replace(decision, route=name, qualities=qualities)
         pins = current_pins()
         if pins is not None and decision.reason != "forced":
             pins.setdefault(self, name)

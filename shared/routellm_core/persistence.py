@@ -11,7 +11,7 @@ import re
 import secrets
 import shutil
 import stat
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -229,85 +229,159 @@ def _sha256_of(file: BinaryIO) -> str:
     return digest.hexdigest()
 
 
-def replace_folder(folder: Path, fill: Callable[[Path], None]) -> None:
+def replace_folder(folder: Path, fill: Callable[[Path], None], *, part: str = "router") -> None:
     """Make `folder` hold what `fill` writes, whole or not at all, also when the process is killed.
 
-    `fill` gets a temporary folder beside it, which is renamed when complete. Files in the folder that are
-    no part of a router (a README, say) stay. Only one process may save to a folder at a time.
+    `fill` gets a temporary folder, which takes the folder's place when complete. An empty folder stays the one it is,
+    as somebody may stand in it: it gets the files, config.json last. Files in the folder that are no part of a router
+    (a README, say) stay. Only one process may save to a folder at a time. `part` is as for `check_replaceable`.
 
     Raises:
-        ConfigurationError: The path cannot be a folder, or holds something that is no saved router.
+        ConfigurationError: The path cannot be a folder, holds something that is no saved router, or a router that
+            cannot be replaced as a whole, see `check_replaceable`.
     """
-    folder = check_replaceable(folder)
+    folder = check_replaceable(folder, part=part)
     previous = folder.with_name(folder.name + _REPLACED)
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         _clear_up(folder, previous)
-        temporary = _beside(folder)
+        is_empty = folder.exists() and not any(folder.iterdir())
+        temporary = folder / _beside(folder).name if is_empty else _beside(folder)
         temporary.mkdir()
     except (FileExistsError, NotADirectoryError) as error:
         raise ConfigurationError(f"{str(folder)!r} cannot be a folder: {error}") from error
     try:
         fill(temporary)
-        if folder.exists():
-            for other in folder.iterdir():
-                if other.name not in _OURS:
-                    _copy(other, temporary / other.name)
-            shutil.rmtree(previous, ignore_errors=True)
-            os.rename(folder, previous)
-        try:
-            os.rename(temporary, folder)
-        except BaseException:
-            if previous.exists() and not folder.exists():
-                os.rename(previous, folder)
-            raise
+        if is_empty:
+            _move_up(temporary)
+        else:
+            _swap(folder, temporary, previous)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
     shutil.rmtree(previous, ignore_errors=True)
 
 
+def _move_up(temporary: Path) -> None:
+    """The files to the folder above, which has none; without config.json nothing of it can be loaded."""
+    names = sorted((path.name for path in temporary.iterdir()), key=CONFIG.__eq__)
+    moved = [temporary.parent / name for name in names]
+    try:
+        for target in moved:
+            os.rename(temporary / target.name, target)
+    except BaseException:
+        _remove(moved)
+        raise
+    temporary.rmdir()
+
+
+def _swap(folder: Path, temporary: Path, previous: Path) -> None:
+    if folder.exists():
+        for other in folder.iterdir():
+            if other.name not in _OURS:
+                _copy(other, temporary / other.name)
+        shutil.rmtree(previous, ignore_errors=True)
+        os.rename(folder, previous)
+    try:
+        os.rename(temporary, folder)
+    except BaseException:
+        if previous.exists() and not folder.exists():
+            os.rename(previous, folder)
+        raise
+
+
 def _clear_up(folder: Path, previous: Path) -> None:
     """What a killed save left: half-written folders go, and the router it had moved away comes back."""
     if previous.is_dir() and not folder.exists():
         os.rename(previous, folder)  # the files beside the router are copied from there
-    half_written = re.compile(rf"\.{re.escape(folder.name)}\.[0-9a-f]{{8}}")
-    for other in folder.parent.iterdir():
-        if half_written.fullmatch(other.name) and other.is_dir() and not other.is_symlink():
-            shutil.rmtree(other, ignore_errors=True)
+    if folder.is_dir() and (inside := _half_written(folder, folder.name)):
+        _remove(inside if (folder / CONFIG).exists() else [*(folder / name for name in _OURS), *inside])
+    _remove(_half_written(folder.parent, folder.name))
 
 
-def check_replaceable(folder: Path) -> Path:
+def _half_written(above: Path, name: str) -> list[Path]:
+    """Folders that saves to a folder of this name have begun."""
+    pattern = re.compile(rf"\.{re.escape(name)}\.[0-9a-f]{{8}}")
+    return [p for p in above.iterdir() if pattern.fullmatch(p.name) and p.is_dir() and not p.is_symlink()]
+
+
+def _remove(paths: Iterable[Path]) -> None:
+    for path in paths:
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
+
+
+def check_replaceable(folder: Path, *, part: str = "router") -> Path:
     """The folder's real path, if `replace_folder` may write it: to be asked before hours of work.
 
+    Args:
+        folder: Where to save to.
+        part: What is to be saved, "router" or "verifier"; neither replaces the other.
+
     Raises:
-        ConfigurationError: The path cannot be a folder, holds something that is no saved router, or lies where
-            nothing may be written.
+        ConfigurationError: The path cannot be a folder, holds something that is no saved router (or verifier), or lies
+            where nothing may be written; or it holds one and cannot be renamed, as this program runs in it, or a disk
+            is mounted there.
     """
     try:
         real = Path(os.path.realpath(folder))
         exists = real.exists()
     except (OSError, ValueError) as error:  # too long, or with a NUL
         raise ConfigurationError(f"{str(folder)[:200]!r} cannot be a folder: {error}") from error
-    if exists and not _may_be_replaced(real):
-        raise ConfigurationError(f"{real} exists and does not hold a saved router; give another path")
-    above = next(each for each in real.parents if each.exists()) if real.name else real
+    is_empty = exists and _is_empty(real)
+    if exists and not is_empty:
+        _check_can_go(real, part)
+    above = real if is_empty or not real.name else next(each for each in real.parents if each.exists())
     if not above.is_dir() or not os.access(above, os.W_OK | os.X_OK):
         raise ConfigurationError(f"{str(real)!r} cannot be a folder: {above} is none that may be written to")
     return real
 
 
-def _may_be_replaced(folder: Path) -> bool:
-    """Whether it is empty or holds a router of ours; a config.json alone is no sign, others have one too."""
+def _check_can_go(folder: Path, part: str) -> None:
+    there = _part_in(folder)
+    if there is None:
+        raise ConfigurationError(f"{folder} exists and does not hold a saved {part}; give another path")
+    if there != part:
+        raise ConfigurationError(f"{folder} holds a {there}, which a {part} would replace; give another path")
+    if _is_within(folder):
+        raise ConfigurationError(
+            f"the {part} in {folder} cannot be replaced as a whole, as this program runs in it: change to another "
+            "folder (cd ..), or give another path"
+        )
+    if os.path.ismount(folder):
+        raise ConfigurationError(
+            f"the {part} in {folder} cannot be replaced as a whole, as a disk is mounted there: give another path"
+        )
+
+
+def _is_within(folder: Path) -> bool:
+    """Whether the working folder is this one, or below it."""
+    try:
+        return Path(os.getcwd()).is_relative_to(folder)
+    except OSError:  # it is gone
+        return False
+
+
+def _is_empty(folder: Path) -> bool:
+    """Whether there is nothing in it but what a killed save into it when it was empty has left."""
     if not folder.is_dir():
         return False
-    if not any(folder.iterdir()):
-        return True
+    names = {path.name for path in folder.iterdir()}
+    begun = {path.name for path in _half_written(folder, folder.name)}
+    return names == begun or (bool(begun) and CONFIG not in names and names <= {*_OURS, *begun})
+
+
+def _part_in(folder: Path) -> str | None:
+    """What of ours it holds, "router" or "verifier"; a config.json alone is no sign, others have one too."""
     try:
         config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
-        return False
-    return isinstance(config, dict) and {"format", "kind", "settings", "tensors_sha256"} <= config.keys()
+        return None
+    if not isinstance(config, dict) or not {"format", "kind", "settings", "tensors_sha256"} <= config.keys():
+        return None
+    return str(config.get("part", "router"))
 
 
 def try_lock(file: BinaryIO) -> bool:

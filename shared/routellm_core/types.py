@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
 from typing import Any, Literal, TypeAlias
 
 __all__ = ["Decision", "Fallback", "OnError", "Reason", "Stickiness", "Usage"]
@@ -38,6 +39,8 @@ class Decision:
         scorer_ms: Milliseconds spent scoring this prompt (a batch's time is shared equally).
         fallback_from: The route that failed before this one answered.
         error: Why scoring failed, as "Type: message"; never the prompt.
+        qualities: Predicted quality of each route's answer, on the scale of the router's scores, where routes were
+            chosen by quality and cost instead of a win rate.
     """
 
     route: str
@@ -48,10 +51,14 @@ class Decision:
     scorer_ms: float | None = None
     fallback_from: str | None = None
     error: str | None = None
+    qualities: Mapping[str, float] | None = field(default=None, hash=False)
 
     def to_dict(self) -> dict[str, Any]:
         """The record put on an answer: plain JSON, without the fields that are None."""
-        return {name: value for name in _DECISION_FIELDS if (value := getattr(self, name)) is not None}
+        record = {name: value for name in _DECISION_FIELDS if (value := getattr(self, name)) is not None}
+        if self.qualities is not None:
+            record["qualities"] = dict(self.qualities)
+        return record
 
 
 # dataclasses.asdict copies deeply and was a fifth of the adapters' profile

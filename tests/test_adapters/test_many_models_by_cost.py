@@ -41,6 +41,8 @@ async def test_each_question_goes_where_quality_is_worth_its_cost(driver: Driver
         assert outcome.error is None
         assert [(d.route, d.reason, d.win_rate) for d in decisions] == [(route, "score", None)]
         assert outcome.decided == (route, "score", None)
+        scores = (0.9, 0.9, 0.9) if "greet" in question else (0.1, 0.8, 0.9)
+        assert outcome.record["qualities"] == dict(zip(COSTS, scores, strict=True))
 
 
 @pytest.mark.parametrize("how", BATCHES)
@@ -72,3 +74,11 @@ def test_what_a_llamaindex_selector_says_of_it_needs_no_win_rate() -> None:
     selected = selector.select(choices, "prove it")
     assert selected.ind == 1
     assert "best quality for its cost" in selected.reason
+    assert selected.routellm["qualities"] == {"small": 0.1, "mid": 0.8, "large": 0.9}
+    # tools of other names: the record is by theirs, in the order of order=
+    mapped = RouteLLMSelector(
+        policy=CostAwarePolicy(ThreeModels(), costs_usd=COSTS, tradeoff=10.0), order=["quick", "usual", "thorough"]
+    )
+    choices = [ToolMetadata(description=name, name=name) for name in ("thorough", "quick", "usual")]
+    record = mapped.select(choices, "prove it").routellm
+    assert (record["route"], record["qualities"]) == ("usual", {"quick": 0.1, "usual": 0.8, "thorough": 0.9})

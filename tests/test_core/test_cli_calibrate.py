@@ -245,6 +245,18 @@ def test_another_router_in_the_folder_is_not_replaced(tmp_path):
     assert CliRunner().invoke(app, ["calibrate", *run, "--router", str(tmp_path / "mine")]).exit_code == 0
 
 
+def test_another_pair_of_the_same_router_in_the_folder_is_not_replaced(tmp_path):
+    for strong in (2.0, 3.0):
+        load_router("default").for_pair(strong, -1.0).save(tmp_path / f"{strong}")
+    prompts = tmp_path / "prompts.txt"
+    prompts.write_text("\n".join(f"prompt {i}" for i in range(20)))
+    run = [str(prompts), "--strong-share", "0.5", "--router", str(tmp_path / "2.0"), "--save"]
+    refused = CliRunner().invoke(app, ["calibrate", *run, str(tmp_path / "3.0")])
+    assert "holds another router ('default (3 over -1)', kind 'difficulty_pair')" in str(refused.exception)
+    assert load_router(tmp_path / "3.0").strong_ability == 3.0
+    assert CliRunner().invoke(app, ["calibrate", *run, str(tmp_path / "2.0")]).exit_code == 0
+
+
 def test_no_quality_is_guaranteed_on_assumed_scores(tmp_path):
     rows = [
         {"prompt": f"p{i}", "strong_score": 1.0, "weak_score": float(i % 2), "strong_assumed": i % 2 == 1}

@@ -18,9 +18,9 @@ ENVIRONMENT = {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path i
 MODELS = [f"model-{i:02d}" for i in range(12)]
 
 
-def run(*arguments):
+def run(*arguments, cwd=None):
     return subprocess.run(
-        [*COMMAND, *map(str, arguments)], capture_output=True, text=True, check=False, env=ENVIRONMENT
+        [*COMMAND, *map(str, arguments)], capture_output=True, text=True, check=False, env=ENVIRONMENT, cwd=cwd
     )
 
 
@@ -57,6 +57,27 @@ def test_from_a_file_of_battles_to_a_router_that_loads(battles, tmp_path):
     assert [json.loads(line)["step"] for line in (out / "training_log.jsonl").read_text().splitlines()] == [0, 1, 2]
     assert "duplicates: 2200 -> " in done.stderr
     assert "question 1" not in done.stderr  # no prompt text
+
+
+def test_it_trains_into_the_empty_folder_one_stands_in(battles, tmp_path):
+    out = tmp_path / "mine"
+    out.mkdir()
+    line = [
+        "mf", "--data", battles, "--encoder", "hashing:64", "--epochs", 1, "--tiers", 4, "--out", ".",
+        "--near-duplicates", "ignore",
+    ]  # fmt: skip
+    there = os.open(out, os.O_RDONLY)  # as a shell that stands in it
+    try:
+        done = run(*line, cwd=out)
+        assert done.returncode == 0, done.stderr
+        assert sorted(os.listdir(there)) == ["config.json", "model.safetensors", "training_log.jsonl"]
+    finally:
+        os.close(there)
+    assert os.listdir(tmp_path) == ["mine"]
+    again = run(*line, cwd=out)
+    assert again.returncode == 2
+    assert "cd .." in again.stderr
+    assert "step" not in again.stderr  # said before the work
 
 
 def test_killed_in_the_middle_the_same_command_continues_to_the_same_router(battles, tmp_path):

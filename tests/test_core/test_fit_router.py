@@ -478,6 +478,21 @@ def test_the_command_calls_a_router_by_its_name_or_else_its_folder(tmp_path, mon
         assert decision.router == name  # what records hold
 
 
+def test_the_command_fits_into_the_empty_folder_one_stands_in(tmp_path, monkeypatch):
+    prompts, strong, weak = task(30)
+    path = tmp_path / "labels.csv"
+    lines = [f'"{p}",{s},{w}' for p, s, w in zip(prompts, strong, weak, strict=True)]
+    path.write_text("\n".join(["prompt,strong_score,weak_score", *lines]))
+    (tmp_path / "billing").mkdir()
+    monkeypatch.chdir(tmp_path / "billing")
+    result = run("fit", path, "--out", ".", "--no-learning-curve")
+    assert result.exit_code == 0, result.output
+    assert load_router(".").name == "billing"
+    again = run("fit", tmp_path / "no-such-file", "--out", ".")
+    assert isinstance(again.exception, ConfigurationError)  # before the labels are read
+    assert "cd .." in str(again.exception)
+
+
 @pytest.mark.parametrize("base", ["mf", "routellm/bert_gpt4_augmented", "random"])
 def test_a_base_without_a_difficulty_is_refused_before_anything_is_fetched(tmp_path, base):
     file = tmp_path / "labels.csv"

@@ -277,7 +277,7 @@ def test_a_fitted_router_warns_once_of_columns_that_a_call_does_not_have(fitted,
 
 
 def test_a_fitted_router_warns_once_a_column_of_values_never_seen_in_fitting_and_does_not_show_them(fitted, caplog):
-    router = fitted.for_pair("strong", "weak")  # one that has not warned
+    router = fitted.for_pair("strong", "weak", name="fitted")  # one that has not warned
     policy = RoutingPolicy(router, threshold=0.5)
     calls = [
         {"tier": "paid", "topic": "law"},

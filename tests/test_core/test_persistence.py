@@ -216,3 +216,93 @@ def test_a_save_clears_up_what_a_killed_one_left(tmp_path):
     assert (folder / "NOTES.txt").read_text() == "mine"
     assert load_router(folder).seed == 3
     assert sorted(path.name for path in tmp_path.iterdir()) == [".router.theirs", "router"]
+
+
+# -- where somebody stands
+def test_a_save_into_the_empty_folder_one_stands_in_leaves_one_there(tmp_path, monkeypatch):
+    (tmp_path / "mine").mkdir()
+    monkeypatch.chdir(tmp_path / "mine")
+    RandomRouter(seed=4).save(".")
+    assert sorted(os.listdir()) == ["config.json", "model.safetensors"]  # not of a folder that is gone
+    assert load_router(".").seed == 4
+    assert os.listdir(tmp_path) == ["mine"]
+
+
+def test_the_router_one_stands_in_is_not_replaced_and_the_message_says_what_to_do(tmp_path, monkeypatch):
+    (tmp_path / "mine" / "below").mkdir(parents=True)
+    RandomRouter(seed=4).save(tmp_path / "router")
+    (tmp_path / "router" / "below").mkdir()
+    for place in ("router", "router/below"):
+        monkeypatch.chdir(tmp_path / place)
+        with pytest.raises(ConfigurationError, match=r"this program runs in it: change to another folder \(cd \.\.\)"):
+            RandomRouter(seed=5).save(tmp_path / "router")
+    monkeypatch.chdir(tmp_path)
+    assert load_router("router").seed == 4
+    RandomRouter(seed=5).save("router")
+    assert load_router("router").seed == 5
+
+
+def test_a_mounted_disk_takes_a_first_router_and_says_why_no_second(tmp_path, monkeypatch):
+    # a mounted folder cannot be renamed
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    real = os.rename
+    monkeypatch.setattr(os.path, "ismount", lambda path: str(path) == str(disk))
+    monkeypatch.setattr(
+        os,
+        "rename",
+        lambda a, b: pytest.fail("device or resource busy") if disk in (a, b) else real(a, b),
+    )
+    RandomRouter(seed=1).save(disk)
+    assert load_router(disk).seed == 1
+    with pytest.raises(ConfigurationError, match="a disk is mounted there: give another path"):
+        RandomRouter(seed=2).save(disk)
+    assert load_router(disk).seed == 1
+
+
+def test_a_save_into_an_empty_folder_that_fails_leaves_it_empty(tmp_path, monkeypatch):
+    (tmp_path / "mine").mkdir()
+    real = os.rename
+
+    def rename(source, target):
+        if str(target).endswith("config.json"):
+            raise OSError("disk full")
+        real(source, target)
+
+    monkeypatch.setattr(os, "rename", rename)
+    with pytest.raises(OSError, match="disk full"):
+        RandomRouter().save(tmp_path / "mine")
+    assert os.listdir(tmp_path / "mine") == []
+
+
+@pytest.mark.parametrize("after", range(3))
+def test_a_process_killed_while_it_fills_an_empty_folder_leaves_a_whole_router_or_none(tmp_path, after):
+    # renames: the tensors, then config.json; after both only the temporary folder is left to go
+    (tmp_path / "mine").mkdir()
+    code = textwrap.dedent(f"""
+        import os, signal
+        from pathlib import Path
+        from routellm_core import RandomRouter
+        real, n = os.rename, 0
+        def rename(source, target):
+            global n
+            if n == {after}:
+                os.kill(os.getpid(), signal.SIGKILL)
+            n += 1
+            real(source, target)
+        os.rename = rename
+        gone = Path.rmdir
+        Path.rmdir = lambda self: os.kill(os.getpid(), signal.SIGKILL) if self.name[0] == "." else gone(self)
+        RandomRouter(seed=2).save({str(tmp_path / "mine")!r})
+    """)
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, check=False)
+    assert done.returncode == -signal.SIGKILL
+    if after == 2:
+        assert load_router(tmp_path / "mine").seed == 2
+    else:
+        with pytest.raises(RouterFormatError, match="nothing to load"):
+            load_router(tmp_path / "mine")
+    RandomRouter(seed=3).save(tmp_path / "mine")
+    assert load_router(tmp_path / "mine").seed == 3
+    assert sorted(os.listdir(tmp_path / "mine")) == ["config.json", "model.safetensors"]

@@ -13,7 +13,9 @@ from hypothesis import strategies as st
 from routellm_core import CostAwarePolicy, RoutingPolicy, load_router
 from routellm_core.errors import ConfigurationError, DataError, ScoringError, UnknownKindError
 from routellm_core.policy import POLICY_DEFAULTS, RouteRequest, choose_models, policy_from, tradeoff_within
+from routellm_core.recording import RecordedCall, open_sink, read_recording
 from routellm_core.testing import ScriptedRouter
+from routellm_core.types import Decision
 
 COSTS = {"small": 0.001, "mid": 0.01, "large": 0.1}
 
@@ -64,7 +66,58 @@ def test_the_dearer_route_answers_while_its_quality_is_worth_the_money(tradeoff,
     decision = both_ways(policy(tradeoff=tradeoff))
     assert (decision.route, decision.reason, decision.router) == (route, "score", "scripted")
     assert decision.win_rate is None and decision.threshold is None
-    assert set(decision.to_dict()) == {"route", "reason", "router", "scorer_ms"}
+    # the router's columns are large, small, mid; the record is by route, weakest first
+    assert set(decision.to_dict()) == {"route", "reason", "router", "scorer_ms", "qualities"}
+    assert list(decision.qualities.items()) == [("small", 0.2), ("mid", 0.6), ("large", 0.9)]
+
+
+def test_the_record_keeps_what_every_route_was_worth_wherever_the_call_went():
+    moved = both_ways(policy(), capable=lambda route: route != "large")
+    assert (moved.route, moved.reason, moved.qualities["large"]) == ("mid", "capability", 0.9)
+    fallen = policy(fallback="any", tradeoff=10.0).attempts(both_ways(policy(tradeoff=10.0)))
+    assert [(d.route, d.qualities["mid"]) for d in fallen] == [("mid", 0.6), ("large", 0.6), ("small", 0.6)]
+    # nothing was scored
+    assert both_ways(policy(), forced="mid").qualities is None
+    assert both_ways(policy(), text="").qualities is None
+    assert both_ways(policy(ManyModels(error=ValueError()))).qualities is None
+
+
+def test_a_decision_with_qualities_is_a_value_like_any_other():
+    decision = both_ways(policy(costs_usd={"cheap": 0.001, "dear": 0.01}, model_ids={"cheap": "small", "dear": "mid"}))
+    assert decision.qualities == {"cheap": 0.2, "dear": 0.6}
+    record = decision.to_dict()
+    assert json.loads(json.dumps(record)) == record
+    assert Decision(**record) == decision
+    assert hash(Decision(**record)) == hash(decision)
+    record["qualities"]["dear"] = 0.0  # a record is the caller's to change
+    assert decision.qualities["dear"] == 0.6
+
+
+@pytest.mark.parametrize("ending", ["jsonl", "sqlite"])
+def test_from_recorded_calls_another_tradeoff_can_be_tried(tmp_path, ending):
+    router = ManyModels(lambda prompt: (0.9, 0.8 if "easy" in prompt else 0.1, 0.2))
+    decisions = policy(router, tradeoff=2.0).decide([RouteRequest(text="easy"), RouteRequest(text="hard")])
+    with open_sink(tmp_path / f"calls.{ending}") as sink:
+        for name, decision in zip("ab", decisions, strict=True):
+            sink.write(RecordedCall(id=name, root_id=name, time=0.0, decision=decision.to_dict(), prompt=name))
+    recording = read_recording(tmp_path / f"calls.{ending}")
+    assert list(recording.decisions()) == decisions
+    assert recording.prompts() == ["a", "b"]
+    table = [list(call.qualities.values()) for call in recording.calls]
+    assert table == [[0.8, 0.2, 0.9], [0.1, 0.2, 0.9]]
+    # a dollar brings, easy, large for small: .1 / .099 = 1.01; hard, large for mid: .7 / .09 = 7.8, mid for small: 11.1
+    for tradeoff, routes in ((1.0, [2, 2]), (1.1, [0, 2]), (7.9, [0, 1]), (11.2, [0, 0])):
+        assert choose_models(table, list(COSTS.values()), tradeoff).tolist() == routes
+    with pytest.raises(DataError, match="no win rate; it has calls that were routed by quality and cost"):
+        recording.win_rates()
+
+
+@pytest.mark.parametrize("qualities", [[0.1, 0.2], {"small": "good"}, {"small": None}, {"small": True}, "high"])
+def test_a_record_with_other_qualities_is_refused(qualities):
+    record = {"id": "a", "root_id": "a", "time": 0.0}
+    record["decision"] = {"route": "small", "reason": "score", "qualities": qualities}
+    with pytest.raises(DataError, match="qualities"):
+        RecordedCall.from_dict(record)
 
 
 def test_of_equals_the_cheaper_answers():

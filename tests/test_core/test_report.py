@@ -251,3 +251,15 @@ def test_names_without_latin_letters_get_plots_of_their_own(tmp_path):
     page = Page(written[0].read_text())
     assert len(set(page.ids)) == len(page.ids)
     assert {"unnamed", "unnamed-2", "unnamed-2-2"} <= set(page.ids)
+
+
+def test_a_folder_is_no_place_for_the_page_and_that_is_said_before_the_work(tmp_path, monkeypatch):
+    from typer.testing import CliRunner
+
+    from routellm_core.cli.app import app
+
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "own.csv").write_text("no columns that a report could be made of")
+    refused = CliRunner().invoke(app, ["report", "own.csv", "--out", "."])
+    assert refused.exit_code == 2
+    assert "is a directory" in refused.output

@@ -7,13 +7,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from routellm_core import Calibration, CostAwarePolicy, DifficultyRouter, RoutingPolicy, load_router
+from routellm_core import Calibration, CostAwarePolicy, DifficultyRouter, RoutingPolicy, fit_router, load_router
+from routellm_core.data import Battles
 from routellm_core.encoders import HashingEncoder
 from routellm_core.errors import ConfigurationError, DataError, RouterFormatError, UnknownKindError
 from routellm_core.policy import RouteRequest
+from routellm_core.recording import JsonlSink, RecordedCall, read_recording
 from routellm_core.routers.ability import DEVIATION, Ability, ability_from_scores, right_rate
 from routellm_core.routers.linear import sigmoid
+from routellm_core.routers.mf import MatrixFactorizationRouter
 from routellm_core.routers.pair import DifficultyPairRouter, pair_win_rate
+from routellm_core.routers.sw import SimilarityWeightedRouter
 from routellm_core.testing import RouterContract
 
 ABILITIES = {"gpt-4-1106-preview": 2.0, "mixtral-8x7b-instruct-v0.1": -0.5, "llama-3-8b": -1.0}
@@ -150,7 +154,7 @@ def test_models_are_named_in_any_spelling():
     router = make_difficulty()
     pair = router.for_pair("GPT-4-1106-preview", "mistralai/Mixtral-8x7B-Instruct-v0.1")
     assert (pair.strong_ability, pair.weak_ability) == (2.0, -0.5)
-    assert pair.name == router.name
+    assert pair.name == router.for_pair(STRONG, WEAK).name
     np.testing.assert_allclose(pair.difficulty(PROMPTS), router.difficulty(PROMPTS))
 
 
@@ -296,3 +300,71 @@ def test_the_embedded_router_scores_any_two_of_its_models():
     assert (router.strong_ability, router.weak_ability) == (1.972, -0.5003)
     shares = router.calibration
     assert shares.realised_share == pytest.approx(0.5, abs=0.01)
+
+
+# -- what records call it
+def test_two_pairs_of_one_router_have_two_names_which_records_and_folders_keep(tmp_path):
+    router = make_difficulty(name="ours")
+    # any spelling of a model gives one name; an ability stands for itself
+    one, same = router.for_pair(STRONG, WEAK), router.for_pair("GPT-4-1106-preview", WEAK)
+    other = router.for_pair(Ability(value=1.97321, standard_error=0.3, n_scores=20), -0.5)
+    assert one.name == same.name == "ours (gpt-4-1106-preview over mixtral-8x7b-instruct-v0.1)"
+    assert other.name == "ours (1.973 over -0.5)"
+    assert router.for_pair(STRONG, WEAK, name="mine").name == "mine"
+    assert router.name == "ours"
+
+    one.save(tmp_path / "pair")
+    loaded = load_router(tmp_path / "pair")
+    assert loaded.name == one.name
+    requests = [RouteRequest(text=prompt) for prompt in PROMPTS]
+    decisions, again = RoutingPolicy(one).decide(requests), RoutingPolicy(loaded).decide(requests)
+    assert {decision.router for decision in decisions} == {one.name}
+    assert [(d.route, d.threshold, d.router) for d in decisions] == [(d.route, d.threshold, d.router) for d in again]
+
+
+def test_recorded_win_rates_of_two_pairs_are_told_apart(tmp_path):
+    router = make_difficulty()
+    pairs = router.for_pair(STRONG, WEAK), router.for_pair(STRONG, SMALL)
+    with JsonlSink(tmp_path / "calls.jsonl") as sink:
+        for number, pair in enumerate(pairs):
+            decision = RoutingPolicy(pair).decide([RouteRequest(text="hello")])[0]
+            sink.write(RecordedCall(id=str(number), root_id=str(number), time=0.0, decision=decision.to_dict()))
+    recording = read_recording(tmp_path / "calls.jsonl")
+    with pytest.raises(DataError, match="several routers"):
+        recording.win_rates()
+    for pair in pairs:
+        np.testing.assert_array_equal(recording.win_rates(pair.name), pair.win_rate(["hello"]))
+
+
+def test_a_router_that_was_saved_under_its_bases_name_keeps_it(tmp_path):
+    pair = make_difficulty().for_pair(STRONG, WEAK, name="difficulty")  # as versions before these names saved it
+    pair.save(tmp_path / "pair")
+    assert load_router(tmp_path / "pair").name == "difficulty"
+    assert RoutingPolicy(tmp_path / "pair").thresholds == RoutingPolicy(pair).thresholds
+
+
+@pytest.mark.parametrize("kind", ["mf", "sw", "fitted"])
+def test_pairs_of_routers_over_many_models_are_named_like_it(kind, tmp_path):
+    if kind == "mf":
+        rng = np.random.default_rng(0)
+        router = MatrixFactorizationRouter(
+            encoder=HashingEncoder(8), models=("a", "b", "c"), strong="a", weak="c", name="ours",
+            model_vectors=rng.normal(size=(3, 4)), projection=rng.normal(size=(4, 8)), classifier=rng.normal(size=4),
+        )  # fmt: skip
+    elif kind == "sw":
+        # each beats each other once
+        battles = Battles.from_columns(list("uvwxyz"), list("abbcac"), list("bacbca"), [1] * 6)
+        router = SimilarityWeightedRouter.from_battles(
+            battles, encoder=HashingEncoder(8), tiers={"a": 0, "b": 1, "c": 2}, strong="a", weak="c"
+        )
+        router.name = "ours"
+    else:
+        pytest.importorskip("scipy")
+        scores = {m: (np.arange(40) % k == 0).astype(float) for m, k in (("a", 1), ("b", 2), ("c", 3))}
+        router = fit_router(PROMPTS, scores=scores, strong="a", weak="c", name="ours", learning_curve=False).router
+    pair = router.for_pair("a", "b")
+    assert (router.name, pair.name) == ("ours", "ours (a over b)")
+    assert pair.for_pair("b", "c").name == "ours (b over c)"  # its own pair is no part of another's name
+    assert pair.for_pair("b", "c", name="mine").name == "mine"
+    pair.save(tmp_path / "pair")
+    assert load_router(tmp_path / "pair").name == "ours (a over b)"

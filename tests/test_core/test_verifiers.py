@@ -248,7 +248,7 @@ def test_a_saved_verifier_scores_the_same(fitted: VerifierResult, tmp_path: Path
         restored.win_rate(data["answers"], data["prompts"]),  # type: ignore[arg-type]
         fitted.verifier.win_rate(data["answers"], data["prompts"]),  # type: ignore[arg-type]
     )
-    with pytest.raises(RouterFormatError, match="unknown router kind 'fitted_verifier'"):
+    with pytest.raises(RouterFormatError, match="holds a verifier, no router"):
         load_router(tmp_path / "verifier")
 
 
@@ -264,6 +264,22 @@ def test_a_router_or_a_damaged_folder_is_no_verifier(fitted: VerifierResult, tmp
     path.write_text(json.dumps(config))
     with pytest.raises(RouterFormatError, match="fit it again"):
         load_verifier(tmp_path / "verifier")
+
+
+def test_a_verifier_is_no_router_and_neither_replaces_the_other(fitted: VerifierResult, tmp_path: Path) -> None:
+    fitted.save(tmp_path / "verifier")
+    router = load_router("default")
+    router.save(tmp_path / "router")
+    with pytest.raises(RouterFormatError, match="holds a verifier, no router; load_verifier"):
+        load_router(tmp_path / "verifier")
+    with pytest.raises(ConfigurationError, match="holds a verifier, which a router would replace"):
+        router.save(tmp_path / "verifier")
+    with pytest.raises(ConfigurationError, match="holds a router, which a verifier would replace"):
+        fitted.save(tmp_path / "router")
+    assert load_verifier(tmp_path / "verifier").win_rate(["1 + 1 = 3"]).shape == (1,)
+    assert load_router(tmp_path / "router").name == "default"
+    fitted.save(tmp_path / "verifier")
+    router.save(tmp_path / "router")
 
 
 def test_the_same_labels_and_seed_give_the_same_verifier() -> None:
@@ -284,6 +300,11 @@ def test_without_strong_scores_the_strong_model_counts_as_always_right() -> None
     np.testing.assert_array_equal(without.win_rates, with_scores.win_rates)  # it was always right
     assert without.apgr is None
     assert "no better strong model" in str(without)
+    assert "learned from the weak scores" in str(without)
+    # nobody said by how much the strong model is better
+    assert (with_scores.learned, without.learned) == ("gain", "weak_score")
+    with pytest.raises(ConfigurationError, match="strong_scores="):
+        without.verifier.gain(["1 + 1 = 2"], ["1 + 1 = ?"])
 
 
 def test_what_both_models_get_wrong_is_not_worth_a_second_call() -> None:
@@ -302,7 +323,7 @@ def test_what_both_models_get_wrong_is_not_worth_a_second_call() -> None:
     assert abs(refusal - right) < 0.2
 
 
-def test_where_the_strong_scores_are_noise_the_weak_scores_are_learned() -> None:
+def test_where_the_strong_scores_are_noise_the_weak_scores_are_learned(tmp_path: Path) -> None:
     # by chance the strong model is 3 better or worse, as often on right sums as on wrong ones, which differ by 1: a fit
     # to the gains finds part of that, a fit to the weak scores all
     pytest.importorskip("scipy")
@@ -312,8 +333,38 @@ def test_where_the_strong_scores_are_noise_the_weak_scores_are_learned() -> None
     win_rates = result.verifier.win_rate(unseen["answers"], unseen["prompts"])  # type: ignore[arg-type]
 
     assert result.learned == "weak_score"
-    assert "learned from the weak scores" in str(result)
+    assert "learned from the weak scores, so it knows which answers gain more, not how much" in str(result)
+    assert "weak_score" in repr(result.verifier)
+    # a size of the gain would be the weak score's shortfall about the mean gain, as if all strong answers were as good
+    result.save(tmp_path / "verifier")
+    for verifier in (result.verifier, load_verifier(tmp_path / "verifier")):
+        with pytest.raises(ConfigurationError, match="learned the weak scores, not the gains"):
+            verifier.gain(unseen["answers"], unseen["prompts"])
     assert win_rates[1::2].min() > win_rates[::2].max()
+
+
+def test_a_verifier_that_learned_the_gains_says_how_large_they_are(fitted: VerifierResult, tmp_path: Path) -> None:
+    fitted.save(tmp_path / "verifier")
+    for verifier in (fitted.verifier, load_verifier(tmp_path / "verifier")):
+        assert isinstance(verifier, FittedVerifier)
+        # a wrong sum scores 0 and a right one 1, the strong model's 1
+        wrong, right = verifier.gain(["40 + 20 = 70", Answer(text="40 + 20 = 60")], ["40 + 20 = ?"] * 2)
+        assert wrong > 0.5 > right
+        assert verifier.gain([]).shape == (0,)
+
+
+def test_of_a_verifier_saved_before_that_was_kept_nobody_knows_the_gains(
+    fitted: VerifierResult, tmp_path: Path
+) -> None:
+    fitted.save(tmp_path / "verifier")
+    path = tmp_path / "verifier" / "config.json"
+    config = json.loads(path.read_text())
+    del config["settings"]["learned"]
+    path.write_text(json.dumps(config))
+    loaded = load_verifier(tmp_path / "verifier")
+    np.testing.assert_array_equal(loaded.win_rate(["1 + 1 = 3"]), fitted.verifier.win_rate(["1 + 1 = 3"]))
+    with pytest.raises(ConfigurationError, match="fit it again"):
+        loaded.gain(["1 + 1 = 3"])  # type: ignore[attr-defined]
 
 
 def test_answers_without_their_prompts_can_be_learned_from() -> None:
@@ -381,6 +432,11 @@ def test_the_command_line_fits_and_saves(tmp_path: Path) -> None:
     assert json.loads(found.output)["labels"] == 60
     assert json.loads(found.output)["learned"] == "gain"
     assert load_verifier(tmp_path / "v").win_rate(["1 + 1 = 3"]).shape == (1,)
+    # records tell verifiers apart by their names
+    assert load_verifier(tmp_path / "v").name == json.loads(found.output)["name"] == "v"
+    named = ["fit-verifier", str(file), "--out", str(tmp_path / "v"), "--name", "sums", "--no-learning-curve"]
+    assert CliRunner().invoke(app, named).exit_code == 0
+    assert load_verifier(tmp_path / "v").name == "sums"
 
 
 # -- what all verifiers promise

@@ -8,6 +8,7 @@ import logging
 from typing import Any
 from uuid import uuid4
 
+import numpy as np
 import pytest
 from langchain.agents import create_agent
 from langchain_core.messages import AIMessage
@@ -19,7 +20,7 @@ from typer.testing import CliRunner
 
 from langchain_routellm import CallRecorder, RouterRunnable
 from langchain_routellm import recorder as recorder_module
-from routellm_core import LLMRouter, load_router
+from routellm_core import CostAwarePolicy, LLMRouter, load_router
 from routellm_core.cli.app import app
 from routellm_core.errors import ConfigurationError, DataError
 from routellm_core.recording import prompt_digest, read_recording
@@ -68,6 +69,22 @@ def test_a_call_is_recorded_once_with_its_decision_and_its_tokens(recorder, way)
     assert (call.time, call.error, call.prompt, call.answer) == (1000.0, None, None, None)
     assert call.prompt_digest == prompt_digest("a hard one")
     assert call.latency_s > 0
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_the_qualities_that_a_choice_by_cost_compared_are_recorded(recorder, way):
+    class TwoModels(ScriptedRouter):
+        models = ("weak", "strong")
+
+        def model_scores(self, prompts):
+            return np.tile([0.25, 0.75], (len(prompts), 1))
+
+    policy = CostAwarePolicy(TwoModels(), costs_usd={"weak": 0.001, "strong": 0.01}, tradeoff=0.0)
+    models = {name: fake(name) for name in ("weak", "strong")}
+    WAYS[way](routed(models=models, policy=policy), {"callbacks": [recorder]})
+    (call,) = calls(recorder)
+    assert call.decision["route"] == "strong"
+    assert call.qualities == {"weak": 0.25, "strong": 0.75}
 
 
 def test_a_failed_attempt_and_the_one_that_answered_belong_to_one_call(recorder):

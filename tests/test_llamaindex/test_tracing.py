@@ -6,15 +6,17 @@ import inspect
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import numpy as np
 import pytest
 from llama_index.core import Document, MockEmbedding, SummaryIndex
 from llama_index.core.agent.workflow import FunctionAgent
 from llama_index.core.memory import ChatMemoryBuffer
 from llama_index.core.prompts import PromptTemplate
 
+from llamaindex_routellm import RouteLLM
 from llamaindex_routellm.testing import ENDPOINTS
-from routellm_core import collect_decisions
-from routellm_core.testing import LoopbackOpenAI, Reply, ToolCall, ends_in_tool_result
+from routellm_core import CostAwarePolicy, collect_decisions
+from routellm_core.testing import LoopbackOpenAI, Reply, ScriptedRouter, ToolCall, ends_in_tool_result
 
 exporters = pytest.importorskip("opentelemetry.sdk.trace.export.in_memory_span_exporter")
 
@@ -125,6 +127,22 @@ async def test_a_call_is_one_routed_span_with_its_backends_inside(
         usage = decisions.usage_of(decisions[0])
         assert usage is not None
         assert counted == [usage.output_tokens]
+
+
+async def test_qualities_are_numbers_on_the_span(finished: Spans, kit: Any, client: Any):
+    # a mapping is no attribute: a tracer would drop it with a warning
+    class TwoModels(ScriptedRouter):
+        models = ("little", "big")
+
+        def model_scores(self, prompts: Any) -> Any:
+            return np.tile([0.25, 0.75], (len(prompts), 1))
+
+    models = {name: client(name) for name in ("little", "big")}
+    policy = CostAwarePolicy(TwoModels(), costs_usd={"little": 0.001, "big": 0.01}, tradeoff=0.0)
+    await read(RouteLLM(models=models, policy=policy).chat([kit.user(kit.EASY)]))
+    [own] = [span for span in finished() if is_of(span, "RouteLLM")]
+    found = recorded(own)
+    assert (found["route"], found["qualities.little"], found["qualities.big"]) == ("big", 0.25, 0.75)
 
 
 async def test_a_fallback_is_seen_on_the_span_of_its_call(

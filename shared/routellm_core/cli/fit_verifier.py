@@ -24,6 +24,9 @@ def fit_verifier_command(
     ],
     out: Annotated[Path, typer.Option(help="Folder of the fitted verifier.", show_default=False)],
     base: Annotated[str, typer.Option(help="Router that gives the prompt's difficulty.")] = "default",
+    name: Annotated[
+        str | None, typer.Option(help="What records call the verifier. Default: its folder's name.", show_default=False)
+    ] = None,
     learning_curve: Annotated[
         bool, typer.Option(help="Also fit on parts of the labels, to see whether more would help.")
     ] = True,
@@ -34,17 +37,17 @@ def fit_verifier_command(
 
     All figures come from 5-fold cross-validation. `EscalationPolicy` uses the folder.
     """
-    check_replaceable(out)
+    check_replaceable(out, part="verifier")
     from routellm_core.data.files import blocks
     from routellm_core.training import fit_verifier
 
-    columns: dict[str, list[Any]] = {name: [] for name in ("answer", "weak_score", "strong_score", "prompt")}
+    columns: dict[str, list[Any]] = {column: [] for column in ("answer", "weak_score", "strong_score", "prompt")}
     for block in blocks(file, frozenset(columns)):
-        for name, values in columns.items():
-            values += block.columns.get(name, [None] * len(block.numbers))
-    for name in ("answer", "weak_score"):
-        if not columns[name] or any(value is None for value in columns[name]):
-            raise DataError(f"{file} needs a value in the column {name!r} of every row")
+        for column, values in columns.items():
+            values += block.columns.get(column, [None] * len(block.numbers))
+    for column in ("answer", "weak_score"):
+        if not columns[column] or any(value is None for value in columns[column]):
+            raise DataError(f"{file} needs a value in the column {column!r} of every row")
     has_strong = any(value is not None for value in columns["strong_score"])
     result = fit_verifier(
         columns["answer"],
@@ -54,6 +57,7 @@ def fit_verifier_command(
         base_router=base,
         learning_curve=learning_curve,
         seed=seed,
+        name=out.absolute().name if name is None else name,
     )
     try:
         result.save(out)
@@ -63,6 +67,7 @@ def fit_verifier_command(
         report = {
             "file": str(file),
             "saved": str(out),
+            "name": result.verifier.name,
             "labels": result.n_labels,
             "learned": result.learned,
             "apgr": result.apgr,

@@ -33,7 +33,10 @@ __all__ = ["report"]
 
 def report(
     files: Files,
-    out: Annotated[Path, typer.Option(help="The page; its plots come beside it, named after it.", show_default=False)],
+    out: Annotated[
+        Path,
+        typer.Option(help="The page; its plots come beside it, named after it.", show_default=False, dir_okay=False),
+    ],
     router: Annotated[
         list[str] | None,
         typer.Option(

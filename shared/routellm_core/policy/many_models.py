@@ -34,8 +34,9 @@ class _ScoresModels(Protocol):
 class CostAwarePolicy(RoutingPolicy):
     """Decides by quality_M(prompt) - tradeoff * cost_M instead of by thresholds; all other rules are the same.
 
-    A decision holds no win rate and no threshold: none was asked for. With two routes and tradeoffs from 0 upwards
-    it takes the very decisions that thresholds on the quality gap do.
+    A decision holds the predicted quality of each route (`Decision.qualities`, from which other tradeoffs can be tried
+    on recorded calls), and no win rate and no threshold: none was asked for. With two routes and tradeoffs from 0
+    upwards it takes the very decisions that thresholds on the quality gap do.
 
     Args:
         router: Has `model_scores`: made by `fit_router(scores={...})`, or a matrix factorization; its folder or itself.
@@ -157,10 +158,15 @@ class CostAwarePolicy(RoutingPolicy):
         seconds: float,
     ) -> None:
         scorer_ms = round(seconds * 1e3 / len(waiting), 4)
-        chosen = choose_models(win_rates[:, self._columns], self._costs, self.tradeoff)
-        for i, column in zip(waiting, chosen.tolist(), strict=True):
+        qualities = win_rates[:, self._columns]  # `_score` gave scores by model in their place
+        chosen = choose_models(qualities, self._costs, self.tradeoff)
+        for i, column, of_routes in zip(waiting, chosen.tolist(), qualities.tolist(), strict=True):
             decisions[i] = Decision(
-                route=self.routes[column], reason="score", router=self.router.name, scorer_ms=scorer_ms
+                route=self.routes[column],
+                reason="score",
+                router=self.router.name,
+                scorer_ms=scorer_ms,
+                qualities=dict(zip(self.routes, of_routes, strict=True)),
             )
 
     def settings(self) -> dict[str, Any]:

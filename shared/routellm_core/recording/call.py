@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
@@ -63,6 +64,11 @@ class RecordedCall:
         return str(self.decision["route"])
 
     @property
+    def qualities(self) -> Mapping[str, float] | None:
+        """Predicted quality of each route's answer; None unless the routes were chosen by quality and cost."""
+        return self.decision.get("qualities")
+
+    @property
     def win_rate(self) -> float | None:
         """P(strong beats weak), 0..1; None when nothing was scored."""
         value = self.decision.get("win_rate")
@@ -116,6 +122,11 @@ def _check(call: RecordedCall) -> None:
         known = call.metadata.items() if isinstance(call.metadata, Mapping) else [(None, None)]
         if not all(isinstance(text, str) for pair in known for text in pair):
             raise ValueError("metadata is no mapping of texts to texts")
+    qualities = call.decision.get("qualities")
+    if qualities is not None:
+        values = list(qualities.values()) if isinstance(qualities, Mapping) else [None]
+        if not all(isinstance(v, (int, float)) and not isinstance(v, bool) and math.isfinite(v) for v in values):
+            raise ValueError("qualities is no mapping of routes to finite numbers")
     win_rate = call.win_rate
     if win_rate is not None and not 0.0 <= win_rate <= 1.0:
         raise ValueError(f"win_rate is {win_rate}, outside [0, 1]")

@@ -69,6 +69,8 @@ class Recording:
         rates = [c.win_rate for c in scored.values() if router is None or c.decision.get("router") == router]
         if not rates:
             known = f"; it has some of {', '.join(names)}" if names else ""
+            if any(call.qualities is not None for call in self.calls):
+                known += "; it has calls that were routed by quality and cost, see `RecordedCall.qualities`"
             raise DataError(f"the recording holds no win rate{f' of router {router!r}' if router else ''}{known}")
         return np.array(rates, dtype=np.float64)
 
@@ -76,7 +78,7 @@ class Recording:
         """Each scored call's prompt, where prompts were recorded; the same prompt as often as it came."""
         seen: dict[str, str] = {}
         for call in self.calls:
-            if call.prompt is not None and call.win_rate is not None:
+            if call.prompt is not None and (call.win_rate is not None or call.qualities is not None):
                 seen.setdefault(call.id, call.prompt)
         return list(seen.values())
 

@@ -23,7 +23,7 @@ from routellm_core.persistence import (
     write_tensors,
 )
 
-__all__ = ["Router", "checked_win_rates"]
+__all__ = ["Router", "checked_win_rates", "pair_name"]
 
 
 class Router(ABC):
@@ -194,6 +194,23 @@ class Router(ABC):
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}(name={self.name!r})"
+
+
+_PAIR = " ({} over {})"
+
+
+def pair_name(base: str, strong: str, weak: str, *, own: tuple[str, str] | None = None) -> str:
+    """What records call the router that `for_pair` makes, so that two pairs of one router can be told apart.
+
+    Args:
+        base: Name of the router it is made of.
+        strong: The pair's strong model.
+        weak: Its weak model.
+        own: The pair of the router it is made of, which may be in its name and is not kept there.
+    """
+    if own is not None:
+        base = base.removesuffix(_PAIR.format(*own))
+    return base + _PAIR.format(strong, weak)
 
 
 def checked_win_rates(win_rates: Any, n_prompts: int, router: str) -> NDArray[np.float64]:

@@ -14,6 +14,7 @@ from routellm_core.data.names import find_model
 from routellm_core.encoders.base import Encoder, checked_texts
 from routellm_core.errors import ConfigurationError, RouterFormatError
 from routellm_core.routers.ability import Ability, ability_from_scores, right_rate
+from routellm_core.routers.base import pair_name
 from routellm_core.routers.by_difficulty import ByDifficulty
 from routellm_core.routers.linear import sigmoid
 from routellm_core.routers.pair import DifficultyPairRouter, pair_win_rate
@@ -133,7 +134,9 @@ class DifficultyRouter(ByDifficulty):
             calibration=self.calibration,
         )
 
-    def for_pair(self, strong: str | Ability | float, weak: str | Ability | float) -> DifficultyPairRouter:
+    def for_pair(
+        self, strong: str | Ability | float, weak: str | Ability | float, *, name: str | None = None
+    ) -> DifficultyPairRouter:
         """A router for two other models, with this one's encoder and difficulties.
 
         It is calibrated on the same sample of prompts as this one. Its win rates rise with difficulty up to the
@@ -147,6 +150,8 @@ class DifficultyRouter(ByDifficulty):
         Args:
             strong: One of `models`, any spelling of it; else its ability, from `ability_from_scores` or in logits.
             weak: Likewise.
+            name: What records call it. Default: this router's name and the pair, "default (gpt-4 over llama-3-8b)",
+                with its ability where a model has no name.
 
         Raises:
             UnknownKindError: A model it does not know; the message lists the closest.
@@ -157,18 +162,24 @@ class DifficultyRouter(ByDifficulty):
             >>> router = load_router("default").for_pair("gpt-4-1106-preview", "Mixtral-8x7B-Instruct-v0.1")
             >>> round(router.strong_ability, 2), round(router.weak_ability, 2)
             (1.97, -0.5)
+            >>> router.name
+            'default (gpt-4-1106-preview over mixtral-8x7b-instruct-v0.1)'
         """
         names = [find_model(model, self.models) if isinstance(model, str) else None for model in (strong, weak)]
         if names[0] is not None and names[0] == names[1]:
             raise ConfigurationError(f"strong and weak are the same model, {names[0]!r}")
         strong_ability, weak_ability = self._ability(strong), self._ability(weak)
+        strong_name, weak_name = (
+            f"{ability:.4g}" if known is None else known
+            for known, ability in zip(names, (strong_ability, weak_ability), strict=True)
+        )
         return DifficultyPairRouter(
             encoder=self.encoder,
             weights=self.weights,
             bias=self.bias,
             strong_ability=strong_ability,
             weak_ability=weak_ability,
-            name=self.name,
+            name=name or pair_name(self.name, strong_name, weak_name),
             calibration=self._calibration_for(strong_ability, weak_ability),
         )
 

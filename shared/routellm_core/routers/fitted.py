@@ -17,7 +17,7 @@ from routellm_core.encoders.base import Encoder, checked_texts
 from routellm_core.encoders.ngrams import TokenCounts, WordTokens, count_ngrams
 from routellm_core.encoders.topics import Topics
 from routellm_core.errors import ConfigurationError, DataError, RouteLLMError, RouterFormatError, UnknownKindError
-from routellm_core.routers.base import Router, checked_win_rates
+from routellm_core.routers.base import Router, checked_win_rates, pair_name
 from routellm_core.routers.linear import sigmoid
 from routellm_core.routers.metadata import Metadata, category, check_column
 
@@ -275,14 +275,20 @@ class FittedRouter(Router):
         texts = checked_texts(prompts, what="prompt")
         return self._qualities(texts, metadata)[0] if texts else np.zeros((0, len(self.models)))
 
-    def for_pair(self, strong: str, weak: str) -> FittedRouter:
+    def for_pair(self, strong: str, weak: str, *, name: str | None = None) -> FittedRouter:
         """The same router for two other of its models. It is not calibrated: thresholds differ by pair.
+
+        Args:
+            strong: One of `models`.
+            weak: Another.
+            name: What records call it. Default: this router's name and the pair, "fitted (large over small)".
 
         Raises:
             UnknownKindError: A model it does not know; the message lists those it does.
             ConfigurationError: Both are the same model.
         """
-        return FittedRouter(**self._parts(), strong=strong, weak=weak)
+        called = name or pair_name(self.name, strong, weak, own=(self.strong, self.weak))
+        return FittedRouter(**{**self._parts(), "name": called}, strong=strong, weak=weak)
 
     # -- saving
     def _parts(self) -> dict[str, Any]:

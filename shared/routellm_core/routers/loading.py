@@ -142,6 +142,8 @@ def _load_folder(folder: Path, given: Any) -> Router:
     if published is not None:
         return published.load(folder, given)
     config = read_config(folder)
+    if config.get("part") == "verifier":
+        raise RouterFormatError(f"{folder} holds a verifier, no router; load_verifier loads it, for EscalationPolicy")
     try:
         cls: type[Router] = ROUTERS.load(str(config.get("kind")))
         tensors = read_tensors(folder, config.get("tensors_sha256"), mapped=cls.maps_tensors)

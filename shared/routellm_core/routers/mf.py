@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 from routellm_core.calibration import Calibration
 from routellm_core.encoders.base import Encoder
 from routellm_core.errors import ConfigurationError, RouterFormatError, UnknownKindError
-from routellm_core.routers.base import Router
+from routellm_core.routers.base import Router, pair_name
 from routellm_core.routers.linear import sigmoid
 
 __all__ = ["MatrixFactorizationRouter"]
@@ -117,14 +117,20 @@ class MatrixFactorizationRouter(Router):
         scores: NDArray[np.float64] = self.encoder.encode(prompts).astype(np.float64) @ self._directions.T
         return scores
 
-    def for_pair(self, strong: str, weak: str) -> MatrixFactorizationRouter:
+    def for_pair(self, strong: str, weak: str, *, name: str | None = None) -> MatrixFactorizationRouter:
         """The same router for two other of its models. It is not calibrated: thresholds differ by pair.
+
+        Args:
+            strong: One of `models`.
+            weak: Another.
+            name: What records call it. Default: this router's name and the pair, "mf (large over small)".
 
         Raises:
             UnknownKindError: A model it does not know; the message lists those it does.
             ConfigurationError: Both are the same model.
         """
-        return MatrixFactorizationRouter(**self._parts(), strong=strong, weak=weak)
+        called = name or pair_name(self.name, strong, weak, own=(self.strong, self.weak))
+        return MatrixFactorizationRouter(**{**self._parts(), "name": called}, strong=strong, weak=weak)
 
     def with_model(self, name: str, vector: ArrayLike) -> MatrixFactorizationRouter:
         """The router with one more model, last of `models`; pair and calibration stay.

@@ -13,7 +13,7 @@ from routellm_core.data.battles import A_WINS, B_WINS, Battles
 from routellm_core.encoders.base import Encoder
 from routellm_core.encoders.vectors import checked_vectors, vectors_of
 from routellm_core.errors import ConfigurationError, DataError, RouterFormatError, ScoringError, UnknownKindError
-from routellm_core.routers.base import Router
+from routellm_core.routers.base import Router, pair_name
 from routellm_core.routers.linear import sigmoid
 
 __all__ = ["SimilarityWeightedRouter"]
@@ -252,16 +252,21 @@ class SimilarityWeightedRouter(Router):
         return self._win_rates(self._fits(self.vectors[rows], self.groups[rows]))
 
     # -- other pairs, more battles
-    def for_pair(self, strong: str, weak: str) -> SimilarityWeightedRouter:
+    def for_pair(self, strong: str, weak: str, *, name: str | None = None) -> SimilarityWeightedRouter:
         """The same router for two other of its models. It is not calibrated: thresholds differ by pair.
+
+        Args:
+            strong: One of `models`.
+            weak: Another.
+            name: What records call it. Default: this router's name and the pair, "sw (large over small)".
 
         Raises:
             UnknownKindError: A model it does not know; the message lists those it does.
             ConfigurationError: Both are of one tier.
         """
-        return SimilarityWeightedRouter(
-            **self._parts(), tiers=dict(zip(self.models, self.tiers.tolist(), strict=True)), strong=strong, weak=weak
-        )
+        called = name or pair_name(self.name, strong, weak, own=(self.strong, self.weak))
+        tiers = dict(zip(self.models, self.tiers.tolist(), strict=True))
+        return SimilarityWeightedRouter(**{**self._parts(), "name": called}, tiers=tiers, strong=strong, weak=weak)
 
     def add(
         self, battles: Battles, *, tiers: Mapping[str, int] | None = None, vectors: ArrayLike | None = None

@@ -53,7 +53,8 @@ class VerifierResult:
         learning_curve: Rows by number of labels: `labels`, `apgr` with `low` and `high` (95 % over answers), and
             `gain` over the row before with `gain_low` and `gain_high`. Empty where it was not asked for.
         n_labels: Answers fitted on.
-        learned: What the verifier was fitted to, "gain" or "weak_score", see `fit_verifier`.
+        learned: What the verifier was fitted to, "gain" or "weak_score", see `fit_verifier`. With the latter it knows
+            the order of the gains and not their size: `verifier.gain` refuses.
     """
 
     verifier: FittedVerifier
@@ -70,11 +71,13 @@ class VerifierResult:
         self.verifier.save(folder)
 
     def __str__(self) -> str:
+        learned = ""
+        if self.learned == "weak_score":
+            learned = "; learned from the weak scores, so it knows which answers gain more, not how much"
         if self.apgr is None or self.apgr_interval is None:
-            return f"fitted on {self.n_labels:,} answers; there is no better strong model in them, so no APGR"
+            return f"fitted on {self.n_labels:,} answers; there is no better strong model in them, so no APGR{learned}"
         low, high = self.apgr_interval
         prompt = "" if self.prompt_apgr is None else f"; the prompt alone, by the base router, {self.prompt_apgr:.3f}"
-        learned = "" if self.learned == "gain" else "; learned from the weak scores, which tell more than the gains"
         return (
             f"APGR {self.apgr:.3f} ({low:.3f} to {high:.3f}) in {N_FOLDS}-fold cross-validation over "
             f"{self.n_labels:,} answers{prompt}{learned}"
@@ -110,7 +113,8 @@ def fit_verifier(
             (finish_reason, logprobs, resamples, ...) here if it will be known in use.
         weak_scores: Quality of each, shape (n,); any scale on which more is better.
         strong_scores: The same of the strong model's answers to the same prompts. None: the strong model is taken to
-            reach the best of `weak_scores` every time, which is right where the strong model hardly fails.
+            reach the best of `weak_scores` every time, which is right where the strong model hardly fails; what is
+            learned is then the weak score.
         prompts: What was asked; None where it is not known.
         base_router: Gives the encoder, and the prompt's difficulty; one that learned a difficulty, such as "default".
         groups: What belongs together: never split between fitting and checking. None: equal prompts.
@@ -146,6 +150,8 @@ def fit_verifier(
     together = _groups(groups, questions)
     fit = _Fit(features.blocks, strong, weak, together, seed)
     weights, learned = fit.weights(np.arange(n), rng)
+    if strong_scores is None:
+        learned = "weak_score"
 
     folds = grouped_folds(together, rng)
     held_out = np.zeros(n)
@@ -158,7 +164,9 @@ def fit_verifier(
     def of_part(test: Rows, rows: Rows | None, _: int) -> Floats:
         return held_out[test] if rows is None else fit.predicted(rows, test, rng)
 
-    verifier = features.verifier([each[:, 0] for each in weights], bias=float(gain.mean()), link=link, name=name)
+    verifier = features.verifier(
+        [each[:, 0] for each in weights], bias=float(gain.mean()), link=link, learned=learned, name=name
+    )
     better = strong_scores is not None and gain.mean() > 0
     has_prompts = better and None not in questions
     return VerifierResult(

@@ -160,7 +160,7 @@ class Verifier(ABC):
                 self.encoder.save_files(target / "encoder")
             write_config(target, config)
 
-        replace_folder(Path(folder), fill)
+        replace_folder(Path(folder), fill, part="verifier")
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}(name={self.name!r})"

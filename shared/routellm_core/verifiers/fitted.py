@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, ClassVar
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,8 +30,9 @@ class FittedVerifier(Verifier):
 
     Of the answer: embedding e_a, signs s_a (`checks.CHECKS` and counts), hashed n-grams n_a, n-grams of its opening
     o_a. Of the prompt: embedding, counts, the base router's difficulty d_q, n-grams; without a prompt they have no say.
-    The gain is strong - weak, which is what an escalation buys; a verifier that learned from the weak scores alone
-    (see `routellm_core.fit_verifier`, which makes one) takes the strong model's score to be the same everywhere.
+    The gain is strong - weak, which is what an escalation buys. A verifier that learned from the weak scores alone
+    (see `routellm_core.fit_verifier`, which makes one) has the weak score's shortfall in the gain's place: good for the
+    order and for the win rate, whose link was fitted to what the gains were, but not for their size.
 
     Args:
         encoder: A static encoder with all surface features behind it.
@@ -46,6 +47,7 @@ class FittedVerifier(Verifier):
         ngram_importance: Weight of each n-gram before a text's are scaled to unit length, shape (3, width).
         bias: Mean gain.
         link: Slope and intercept.
+        learned: "gain" or "weak_score". None: not known, as it was saved before that was kept.
 
     Raises:
         ConfigurationError: Shapes that do not fit, or values that are not finite.
@@ -70,11 +72,13 @@ class FittedVerifier(Verifier):
         ngram_importance: NDArray[Any],
         bias: float,
         link: NDArray[Any],
+        learned: Literal["gain", "weak_score"] | None = "gain",
         name: str | None = None,
     ) -> None:
         super().__init__(name=name or "fitted")
         self.encoder = encoder
         self.bias = float(bias)
+        self.learned = learned
         self.arrays: dict[str, NDArray[Any]] = {
             "embedding_weights": np.asarray(embedding_weights, dtype=np.float64),
             "embedding_mean": np.asarray(embedding_mean, dtype=np.float64),
@@ -116,14 +120,33 @@ class FittedVerifier(Verifier):
     # -- scoring
     def _score(self, answers: list[Answer], prompts: list[str | None]) -> Floats:
         slope, intercept = self.arrays["link"]
-        return sigmoid(slope * self._gain(answers, prompts) + intercept)
+        return sigmoid(slope * self._predicted(answers, prompts) + intercept)
 
-    def gain(self, answers: list[Answer], prompts: list[str | None]) -> Floats:
-        """Expected score of the strong model's answer less that of this one, on the scale of the labels."""
+    def gain(self, answers: Sequence[str | Answer], prompts: Sequence[str | None] | None = None) -> Floats:
+        """Expected score of the strong model's answer less that of this one, on the scale of the labels, shape (n,).
+
+        Args:
+            answers: As for `win_rate`.
+            prompts: Likewise.
+
+        Raises:
+            ConfigurationError: It learned the weak scores, and so knows of gains only which are larger.
+            DataError: As `win_rate`.
+        """
+        if self.learned == "weak_score":
+            raise ConfigurationError(
+                f"verifier {self.name!r} learned the weak scores, not the gains: it knows which answers gain more, and "
+                "win_rate() how likely they gain, but not how much; fit_verifier() with strong_scores= may learn that"
+            )
+        if self.learned is None:
+            raise ConfigurationError(
+                f"verifier {self.name!r} was saved by a version that did not keep whether it learned the gains or the "
+                "weak scores, so its gains cannot be told: fit it again"
+            )
         records, questions = self._checked(answers, prompts)
-        return self._gain(records, questions) if records else np.zeros(0)
+        return self._predicted(records, questions) if records else np.zeros(0)
 
-    def _gain(self, answers: list[Answer], prompts: list[str | None]) -> Floats:
+    def _predicted(self, answers: list[Answer], prompts: list[str | None]) -> Floats:
         a = self.arrays
         raw = raw_features(self.encoder, answers, prompts, width=a["ngram_weights"].shape[1])
         total = (raw.answer - a["embedding_mean"][0]) @ a["embedding_weights"][0] + self.bias
@@ -132,8 +155,8 @@ class FittedVerifier(Verifier):
         total += scaled(prompt_signs(raw, a["base_weights"]), a["prompt_sign_scale"]) @ a["prompt_sign_weights"]
         for counts, weights, importance in zip(grams(raw), a["ngram_weights"], a["ngram_importance"], strict=True):
             total += counts.weighted(importance).times(weights[:, None])[:, 0]
-        gain: Floats = total
-        return gain
+        predicted: Floats = total
+        return predicted
 
     def _signs_of(self, answer: Answer, prompt: str | None) -> Floats:
         raw = raw_features(self.encoder, [answer], [prompt], width=2)
@@ -142,6 +165,7 @@ class FittedVerifier(Verifier):
     def explain(self, answer: str | Answer, prompt: str | None = None, *, most: int = 5) -> dict[str, float]:
         """The checks that say most about this answer, and by how much each moves the expected gain.
 
+        Where it learned the weak scores (`learned`), by how much each lowers the expected score of this answer.
         The embedding and the n-grams, which have no names, have a say too.
         """
         records, questions = self._checked([answer], [prompt])
@@ -151,7 +175,7 @@ class FittedVerifier(Verifier):
 
     # -- saving
     def settings(self) -> dict[str, Any]:
-        return {"bias": self.bias, "checks": list(CHECKS)}
+        return {"bias": self.bias, "checks": list(CHECKS), "learned": self.learned}
 
     def tensors(self) -> dict[str, NDArray[Any]]:
         return dict(self.arrays)
@@ -165,7 +189,10 @@ class FittedVerifier(Verifier):
         if list(settings["checks"]) != list(CHECKS):
             raise RouterFormatError("this verifier was fitted with other checks than this version makes: fit it again")
         arrays: dict[str, Any] = dict(tensors)
-        return cls(encoder=encoder, bias=settings["bias"], **arrays)
+        return cls(encoder=encoder, bias=settings["bias"], learned=settings.get("learned"), **arrays)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}(name={self.name!r}, learned={self.learned!r})"
 
 
 def scaled(signs: Floats, scale: Floats) -> Floats:
