@@ -9,7 +9,7 @@ numbers up in another order, and agree within a tolerance of win rates (1e-4; fo
 to 8 bits as it runs, .02). --check builds in a temporary folder, says how far its win rates are from those of the
 router in --out, replaces nothing, and exits with 1 where they are further apart than that.
 
-It reads train/ and tools/rated_prompts.jsonl only. The evaluation benchmarks in eval/ are measured by another command,
+It reads train/ and tools/rated_prompts/ only. The evaluation benchmarks in eval/ are measured by another command,
 afterwards.
 """
 
@@ -68,7 +68,7 @@ from routellm_core.training.score_table import PairLabels, ScoreTable
 
 MODELS = HERE.parent / "shared" / "routellm_core" / "models"
 SHIPPED_PROMPTS = HERE.parent / "benchmarks" / "data" / "multilingual.jsonl"
-RATED_PROMPTS = HERE / "rated_prompts.jsonl"
+RATED_PROMPTS = (HERE / "rated_prompts" / "balanced.jsonl", HERE / "rated_prompts" / "natural.jsonl")
 """Prompts that a language model wrote for this project, with two judges' guesses of how well models answer them."""
 RATED_WEIGHT = 1.0
 SEED = 7
@@ -134,7 +134,7 @@ class Recipe:
             labels=labels,
             rng=np.random.default_rng(seed),
             within_sources=self.is_rated,
-            rated=RatedPrompts.read(RATED_PROMPTS) if self.is_rated else None,
+            rated=RatedPrompts.read(*RATED_PROMPTS) if self.is_rated else None,
             rated_weight=RATED_WEIGHT,
         )
 
@@ -154,7 +154,7 @@ class Recipe:
 
 @functools.cache
 def _rated_features(encoder: Encoder) -> RatedFeatures:
-    rated = RatedPrompts.read(RATED_PROMPTS)
+    rated = RatedPrompts.read(*RATED_PROMPTS)
     return RatedFeatures(features=encoder.encode(rated.prompts), difficulties=rated.difficulties, weight=RATED_WEIGHT)
 
 

@@ -33,7 +33,7 @@ PACKAGES = (
 
 MATERIAL = (
     (
-        "`rated_prompts.jsonl`",
+        "`tools/rated_prompts/`",
         "written and rated by a language model (Claude) for this project",
         "Apache-2.0",
         "weights",
@@ -62,13 +62,15 @@ PAIRS_IN_WORDS = (
 )
 
 RATED = """
-The 2,508 rated prompts were written from a language model's own head: exam questions, word problems and puzzles, code,
-everyday chat, and what applications send (passages to answer from, extraction, classification, agents).
-For each, its writer and a second reader who did not see those numbers guessed how often a strong and a weak model
-answer it well; nobody ran a model on them. The writers were told to copy no benchmark and to take their subjects from
-how universities and working life are organised; they had read the public web, benchmarks included, as every such model
-has. Of 2,519, eleven were dropped by the overlap test above; a further set of 466 was left out, because its list of
-topics had come out too close to MMLU's.
+The 4,929 rated prompts were written from a language model's own head. 2,508 are exam questions, word problems and
+puzzles, code, everyday chat, and what applications send (passages to answer from, extraction, classification, agents),
+as many easy as hard ones of each kind. 1,902 are exam questions in the 78 fields of UNESCO's classification of fields
+of education (ISCED-F 2013, a few merged or added), about 24 a field, at the difficulty that exams of the field have.
+519 are requests as people send them, at theirs. For each, its writer and a second reader who did not see those numbers
+guessed how often a strong and a weak model answer it well; nobody ran a model on them. The writers were told to copy no
+benchmark; they had read the public web, benchmarks included, as every such model has. Eleven were dropped by the
+overlap test above; a set of 466 was left out, because its list of topics had come out too close to MMLU's, and one of
+624 long exam questions, because with it prompts within a source were ordered worse.
 """
 BETWEEN_SOURCES = {
     False: "The difference between sources is kept: centring it away lost in cross-validation.",
@@ -79,12 +81,12 @@ VARIANTS = {
     False: """About 130 variants of features, penalties and handling of sources were compared on these same sources,
 and on forty easy and hard prompts written by hand; most lay within .003 of each other, and the simplest of the good
 ones was taken. The figures are therefore a little kinder than those of a source that nobody looked at.""",
-    True: """Some 170 variants of layers, heads (linear, kernel, fine-tuned), penalties, handling of sources and use of
+    True: """Some 200 variants of layers, heads (linear, kernel, fine-tuned), penalties, handling of sources and use of
 the rated prompts were compared on these same sources, with families and with whole subject areas left out. Most lay
 within .003 of each other, and the simplest of the good ones was taken. The figures are therefore a little kinder than
 those of a source that nobody looked at. What the rated prompts with intercepts by source do is in the last two lines:
-the second of them is by the same regression of the scores alone, with the difference between sources kept. Two
-earlier versions had been scored on the evaluation benchmarks when this one was chosen (benchmarks/quality-log.md).""",
+the second of them is by the same regression of the scores alone, with the difference between sources kept. Earlier
+versions had been scored on the evaluation benchmarks when this one was chosen (benchmarks/quality-log.md).""",
 }
 
 

@@ -61,7 +61,7 @@ def test_both_embedded_routers_fit_into_a_wheel_of_forty_megabytes_unpacked_and_
     assert sum(file.stat().st_size for file in models.rglob("*") if file.is_file()) <= 36_000_000
     card = (FOLDER / "README.md").read_text(encoding="utf-8")
     for fact in (
-        "rated_prompts.jsonl",
+        "rated_prompts",
         "language model",
         "mmlu_pro",
         "llmrouter",

@@ -100,6 +100,16 @@ def test_a_file_is_read_as_its_rows(tmp_path):
     np.testing.assert_array_equal(rated.difficulties, expected)
 
 
+def test_several_files_are_read_as_one(tmp_path):
+    files = [write(tmp_path / "one.jsonl", LINE), write(tmp_path / "two.jsonl", OTHER)]
+    whole = RatedPrompts.read(write(tmp_path / "whole.jsonl", LINE, OTHER))
+    parts = RatedPrompts.read(*files)
+    assert parts.prompts == whole.prompts
+    np.testing.assert_array_equal(parts.difficulties, whole.difficulties)
+    with pytest.raises(DataError, match="no rows"):
+        RatedPrompts.read()
+
+
 def test_a_line_ends_where_its_json_does(tmp_path):
     odd = "one\u2028two\x85three"  # what str.splitlines takes for ends of lines
     text = json.dumps({**LINE, "prompt": odd}, ensure_ascii=False)

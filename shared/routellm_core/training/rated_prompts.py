@@ -65,15 +65,15 @@ class RatedPrompts:
         return cls(prompts=tuple(prompts), difficulties=_standardised(gain + failing))
 
     @classmethod
-    def read(cls, path: str | Path) -> RatedPrompts:
-        """From a file named *.jsonl with `prompt`, and `strong` and `weak`: a list of chances each, one a judge.
+    def read(cls, *paths: str | Path) -> RatedPrompts:
+        """From files named *.jsonl with `prompt`, and `strong` and `weak`: a list of chances each, one a judge.
 
         Raises:
-            DataError: No such file, no prompts in it, or a line that is not of that form.
+            DataError: No such file, no prompts in one, or a line that is not of that form.
         """
         prompts: list[str] = []
         chances: dict[str, list[list[float]]] = {"strong": [], "weak": []}
-        for block in blocks(Path(path), frozenset({"prompt", *chances})):
+        for block in blocks([Path(path) for path in paths], frozenset({"prompt", *chances})):
             for i in range(len(block.numbers)):
                 row = {column: values[i] for column, values in block.columns.items()}
                 try:
@@ -83,10 +83,14 @@ class RatedPrompts:
                 except BadRow as error:
                     raise DataError(f"{block.where(i)}: {error}") from None
         if not prompts:
-            raise DataError(f"{path}: no prompts in it; expected prompt, strong and weak on every line")
+            raise DataError(f"{_names(paths)}: no prompts in it; expected prompt, strong and weak on every line")
         if len({len(each) for each in (*chances["strong"], *chances["weak"])}) != 1:
-            raise DataError(f"{path}: every prompt needs a chance by each judge, for strong and for weak")
+            raise DataError(f"{_names(paths)}: every prompt needs a chance by each judge, for strong and for weak")
         return cls.from_chances(prompts, strong=chances["strong"], weak=chances["weak"])
+
+
+def _names(paths: Sequence[str | Path]) -> str:
+    return ", ".join(map(str, paths)) or "no file"
 
 
 def _numbers(values: Any) -> list[float]:
