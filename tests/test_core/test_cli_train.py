@@ -8,8 +8,12 @@ import sys
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
-from routellm_core import load_router
+from routellm_core import RandomRouter, load_router
+from routellm_core.cli.app import app
+from routellm_core.training import trainers
+from routellm_core.training.run import TrainingResult
 
 pytest.importorskip("scipy")
 
@@ -53,6 +57,7 @@ def test_from_a_file_of_battles_to_a_router_that_loads(battles, tmp_path):
     summary = json.loads(done.stdout)
     router = load_router(out)
     assert (router.strong, router.weak) == (summary["strong"], summary["weak"])
+    assert router.name == summary["name"] == "router"  # the folder's
     assert router.calibration is not None
     assert [json.loads(line)["step"] for line in (out / "training_log.jsonl").read_text().splitlines()] == [0, 1, 2]
     assert "duplicates: 2200 -> " in done.stderr
@@ -71,6 +76,7 @@ def test_it_trains_into_the_empty_folder_one_stands_in(battles, tmp_path):
         done = run(*line, cwd=out)
         assert done.returncode == 0, done.stderr
         assert sorted(os.listdir(there)) == ["config.json", "model.safetensors", "training_log.jsonl"]
+        assert load_router(out).name == "mine"
     finally:
         os.close(there)
     assert os.listdir(tmp_path) == ["mine"]
@@ -83,6 +89,7 @@ def test_it_trains_into_the_empty_folder_one_stands_in(battles, tmp_path):
 def test_killed_in_the_middle_the_same_command_continues_to_the_same_router(battles, tmp_path):
     line = [
         "mf", "--data", battles, "--encoder", "hashing:64", "--epochs", 12, "--tiers", 4, "--near-duplicates", "ignore",
+        "--name", "legal",
     ]  # fmt: skip
     assert run(*line, "--out", tmp_path / "whole").returncode == 0
     out = tmp_path / "killed"
@@ -98,6 +105,7 @@ def test_killed_in_the_middle_the_same_command_continues_to_the_same_router(batt
     assert done.returncode == 0, done.stderr
     assert "step 1," not in done.stderr  # it did not begin again
     assert not out.with_name("killed.training").exists()
+    assert load_router(tmp_path / "whole").name == load_router(out).name == "legal"
     for name, tensor in load_router(tmp_path / "whole").tensors().items():
         np.testing.assert_array_equal(tensor, load_router(out).tensors()[name])
 
@@ -126,6 +134,7 @@ def test_an_unfinished_run_with_other_settings_is_refused_until_restarted(battle
     [
         (["mf", "--steps", "5"], "takes no --steps"),
         (["sw", "--base", "x"], "takes no --base"),
+        (["mf", "--set", "name=legal"], "no option 'name' to --set"),
         (["mf", "--encoder", "hashing:64", "--strong", "nobody"], "nobody"),
         (["mf", "--encoder", "hashing:64", "--tiers", "40"], "40 tiers"),
         (["what"], "unknown trainer"),
@@ -138,6 +147,20 @@ def test_wrong_arguments_are_one_line_and_exit_code_2(battles, tmp_path, argumen
     assert says in done.stderr.splitlines()[-1]
     assert "Traceback" not in done.stderr
     assert not (tmp_path / "router").exists()
+
+
+def test_a_trainer_that_knows_no_names_is_given_none(battles, tmp_path, monkeypatch):
+    def train_mine(battles, *, strong, weak, out=None):
+        return TrainingResult(router=RandomRouter(), log=[])
+
+    monkeypatch.setattr(trainers.TRAINERS, "load", lambda kind: train_mine)
+    monkeypatch.setattr("routellm_core.cli.train._log_to_stderr", lambda: None)  # outlives the command
+    line = ["train", "mine", "--data", battles, "--near-duplicates", "ignore", "--tiers", "4", "--out", tmp_path / "r"]
+    done = CliRunner().invoke(app, [str(argument) for argument in line])
+    assert done.exit_code == 0, done.output
+    assert json.loads(done.stdout)["name"] == "random"
+    refused = CliRunner().invoke(app, [str(argument) for argument in [*line, "--name", "legal"]])
+    assert "takes no --name" in str(refused.exception)
 
 
 def test_a_bad_row_stops_and_names_it_or_is_counted_when_asked(battles, tmp_path):

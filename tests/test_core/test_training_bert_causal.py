@@ -82,6 +82,13 @@ def test_the_log_holds_the_validation_and_the_best_weights_are_kept(kind, folder
 
 
 @KINDS
+def test_a_trained_router_has_the_name_it_was_given_or_else_its_kind(kind, folder_of, tmp_path):
+    assert train(kind, folder_of(kind), steps=1).router.name == kind
+    named = train(kind, folder_of(kind), steps=1, name="legal", out=tmp_path / "router").router
+    assert named.name == load_router(tmp_path / "router").name == "legal"
+
+
+@KINDS
 def test_the_same_seed_gives_the_same_router_and_leaves_the_callers_random_numbers_alone(kind, folder_of):
     torch.manual_seed(5)
     expected = torch.rand(3)

@@ -7,8 +7,9 @@ import pytest
 
 from routellm_core import load_router
 from routellm_core.data import Battles
-from routellm_core.encoders import RemoteEncoder, vectors_by_text
+from routellm_core.encoders import HashingEncoder, RemoteEncoder, vectors_by_text
 from routellm_core.errors import ConfigurationError, DataError, UnknownKindError
+from routellm_core.policy import RouteRequest, RoutingPolicy
 from routellm_core.training import trainers
 from routellm_core.training.material import TrainingMaterial
 from routellm_core.training.run import TrainingResult
@@ -163,7 +164,18 @@ def test_every_trainer_says_what_it_learns_from_and_where_it_saves(kind):
         pytest.importorskip("torch")
     parameters = inspect.signature(trainers.TRAINERS.load(kind)).parameters
     assert next(iter(parameters)) in ("battles", "labels")
-    assert {"out", "seed"} <= set(parameters)
+    assert {"name", "out", "seed"} <= set(parameters)
+
+
+@pytest.mark.parametrize("kind", ["mf", "sw"])
+def test_a_trained_router_has_the_name_it_was_given_or_else_its_kind(kind, tmp_path):
+    made, encoder = material(), HashingEncoder(16)
+    options = {"epochs": 1} if kind == "mf" else {}
+    assert trainers.train(kind, made, encoder=encoder, **options).router.name == kind
+    named = trainers.train(kind, made, encoder=encoder, name="legal", out=tmp_path / "router", **options).router
+    assert named.name == load_router(tmp_path / "router").name == "legal"
+    decision = RoutingPolicy(load_router(tmp_path / "router"), threshold=0.5).decide([RouteRequest(text="Why?")])[0]
+    assert decision.router == "legal"  # what records hold
 
 
 def test_a_named_pair_needs_no_third_tier():

@@ -320,6 +320,21 @@ def test_a_run_with_other_settings_can_be_thrown_away(tmp_path, monkeypatch):
     np.testing.assert_array_equal(result.router.projection, fresh.router.projection)
 
 
+@pytest.mark.parametrize("name", ["legal", "billing", None])
+def test_a_continued_training_has_the_name_of_the_call_that_ends_it(tmp_path, monkeypatch, name):
+    def stop(*a, **k):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(mf, "_pair_win_rates", stop)
+        with pytest.raises(KeyboardInterrupt):
+            train(some_battles(200), out=tmp_path / "r", validation=0, epochs=2, name="legal")
+    assert (tmp_path / "r.training").exists()
+    monkeypatch.setattr(mf, "_epoch", stop)  # all epochs are done: another name is no reason to do them again
+    result = train(some_battles(200), out=tmp_path / "r", validation=0, epochs=2, name=name)
+    assert result.router.name == load_router(tmp_path / "r").name == (name or "mf")
+
+
 # -- models added later
 @pytest.fixture(scope="module")
 def trained():
@@ -406,3 +421,17 @@ def test_a_model_is_not_added_from_battles_that_tell_nothing(trained):
         add_model(router, stranger, "m0")
     with pytest.raises(DataError, match="vector 0 holds"):
         add_model(router, battles, "m0", vectors=np.full((len(battles.prompts), WIDTH), np.nan))
+
+
+def test_files_of_somebody_else_in_the_folder_of_checkpoints_stay(tmp_path):
+    for name, own in (("a", "battles.jsonl"), ("b", None)):
+        folder = tmp_path / f"{name}.training"
+        folder.mkdir()
+        if own:
+            (folder / own).write_text("mine")
+        with TrainingRun(tmp_path / name, {"seed": 0}) as run:
+            run.checkpoint({"w": np.zeros(2)}, step=1)
+            (folder / ".state.safetensors.0123abcd").write_text("of a write that was killed")
+            (tmp_path / name).mkdir()
+            run.finish(tmp_path / name)
+        assert not folder.exists() if own is None else os.listdir(folder) == [own]

@@ -33,6 +33,9 @@ def train(
         list[str] | None,
         typer.Option(help="Golden or judged labels, as `routellm augment` writes them. Again for more."),
     ] = None,
+    name: Annotated[
+        str | None, typer.Option(help="What records call the router. Default: its folder's name.", show_default=False)
+    ] = None,
     strong: Annotated[
         str | None, typer.Option(help="Strong model, in any usual spelling. Default: the top tier's median.")
     ] = None,
@@ -105,8 +108,9 @@ def train(
             raise ConfigurationError(f"{flag} is one of {', '.join(get_args(kinds))}, got {value!r}")
 
     options: dict[str, Any] = {
-        name: value
-        for name, value in {
+        option: value
+        for option, value in {
+            "name": name,
             "base": base,
             "validation": validation,
             "epochs": epochs,
@@ -121,14 +125,18 @@ def train(
         if value is not None
     }
     known = options_of(kind)
-    settable = [name for name in known if name not in ("encoder", "vectors", "out")]
-    for name, value in map(_setting, more or []):
-        if name not in settable:
-            raise ConfigurationError(f"training {kind!r} has no option {name!r} to --set; it has {', '.join(settable)}")
-        options[name] = value
-    for name in options:
-        if name not in known:
-            raise ConfigurationError(f"training {kind!r} takes no --{name.replace('_', '-')}")
+    settable = [option for option in known if option not in ("encoder", "name", "vectors", "out")]
+    for option, value in map(_setting, more or []):
+        if option not in settable:
+            raise ConfigurationError(
+                f"training {kind!r} has no option {option!r} to --set; it has {', '.join(settable)}"
+            )
+        options[option] = value
+    for option in options:
+        if option not in known:
+            raise ConfigurationError(f"training {kind!r} takes no --{option.replace('_', '-')}")
+    if "name" in known:  # a trainer of somebody else's may have none
+        options.setdefault("name", out.absolute().name)
     if "encoder" in known:
         from routellm_core.encoders.resolve import resolve_encoder
 
@@ -146,7 +154,13 @@ def train(
         data, augment or [], strong, weak, exclude or [], exclude_model or [], near_duplicates, tiers, drop_bad
     )
     result = train_router(kind, material, out=out, **options)
-    summary = {"router": str(out), "kind": kind, "strong": material.strong, "weak": material.weak}
+    summary = {
+        "router": str(out),
+        "kind": kind,
+        "name": result.router.name,
+        "strong": material.strong,
+        "weak": material.weak,
+    }
     if result.log:
         summary |= {"log": dict(result.log[-1])}
     typer.echo(json.dumps(summary, ensure_ascii=False))

@@ -43,6 +43,7 @@ def train_bert(
     dtype: str = "float32",
     device: str | None = None,
     seed: int = 0,
+    name: str | None = None,
     out: Path | None = None,
     restart: bool = False,
 ) -> TrainingResult:
@@ -71,6 +72,7 @@ def train_bert(
             instructions for it. The router is float32 either way.
         device: "cpu", "cuda", ...; None takes a GPU if there is one.
         seed: Of the split, the new head, the batches and dropout.
+        name: What records call the router; None calls it by its kind. A continued run may be given another.
         out: Save the router here.
         restart: Throw an unfinished run away instead of continuing it.
 
@@ -104,6 +106,7 @@ def train_bert(
         tokenizer=load_tokenizer(base),
         max_tokens=max_length,
         device=device,
+        name=name,
     )
     started_with = {
         "kind": "bert",

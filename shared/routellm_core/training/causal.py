@@ -61,6 +61,7 @@ def train_causal(
     dtype: str = "float32",
     device: str | None = None,
     seed: int = 0,
+    name: str | None = None,
     out: Path | None = None,
     restart: bool = False,
 ) -> TrainingResult:
@@ -95,6 +96,7 @@ def train_causal(
             instructions for it. The router is float32 either way.
         device: "cpu", "cuda", ...; None takes a GPU if there is one.
         seed: Of the split, the additions, the batches and dropout.
+        name: What records call the router; None calls it by its kind. A continued run may be given another.
         out: Save the router here.
         restart: Throw an unfinished run away instead of continuing it.
 
@@ -136,6 +138,7 @@ def train_causal(
         answer_prefix=answer_prefix,
         max_tokens=max_length,
         device=device,
+        name=name,
     )
     started_with = {
         "kind": "causal",

@@ -60,6 +60,7 @@ def train_mf(
     patience: int = 10,
     seed: int = 0,
     vectors: ArrayLike | None = None,
+    name: str | None = None,
     out: Path | None = None,
     restart: bool = False,
 ) -> TrainingResult:
@@ -87,6 +88,7 @@ def train_mf(
         patience: Epochs without a better validation loss before training stops.
         seed: Of the split, the first weights, the order and the noise.
         vectors: The encoder's vectors of `battles.prompts`, where they exist already, shape (Q, encoder.dim).
+        name: What records call the router; None calls it by its kind. A continued run may be given another.
         out: Save the router here.
         restart: Throw an unfinished run away instead of continuing it.
 
@@ -104,9 +106,9 @@ def train_mf(
     Source: Ong et al. 2024, arXiv:2406.18665, section 4.2 (matrix factorization) and its public code.
     """
     _check_arguments(locals())
-    for name in (strong, weak):
-        if name not in battles.models:
-            raise UnknownKindError(f"no battle has a model {name!r}; there are {', '.join(sorted(battles.models))}")
+    for model in (strong, weak):
+        if model not in battles.models:
+            raise UnknownKindError(f"no battle has a model {model!r}; there are {', '.join(sorted(battles.models))}")
     rng = np.random.default_rng(seed)
     held = np.zeros(len(battles), dtype=bool)
     if validation > 0:
@@ -119,9 +121,9 @@ def train_mf(
         raise DataError(
             f"of {len(battles)} battles {int((~decided).sum())} are ties, and none that somebody won is left to use"
         )
-    for name in (strong, weak):
-        if battles.models.index(name) not in trained:
-            raise DataError(f"{name!r} won and lost no battle in training, so nothing can be learned of it")
+    for model in (strong, weak):
+        if battles.models.index(model) not in trained:
+            raise DataError(f"{model!r} won and lost no battle in training, so nothing can be learned of it")
     known = np.isin(heldout.winner, trained) & np.isin(heldout.loser, trained)
     heldout = Decided(heldout.prompt[known], heldout.winner[known], heldout.loser[known])
     labels = _labels(battles, held, strong, weak)
@@ -194,6 +196,7 @@ def train_mf(
             models=[battles.models[i] for i in trained],
             strong=strong,
             weak=weak,
+            name=name,
         )
         pair = router.models.index(strong), router.models.index(weak)
         router.calibration = Calibration.from_win_rates(

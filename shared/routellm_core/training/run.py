@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
-import shutil
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -27,6 +27,7 @@ __all__ = ["LOG", "TrainingResult", "TrainingRun", "check_seed"]
 
 LOG = "training_log.jsonl"
 _STATE = "state.safetensors"
+_LOCK = "lock"
 _logger = logging.getLogger("routellm_core.training")
 
 
@@ -53,7 +54,7 @@ class TrainingRun:
     Args:
         out: The folder the router will be saved to; None keeps the log in memory only.
         started_with: Everything that decides the result: data digest, settings, seed; plain JSON. A run is only
-            continued with the same.
+            continued with the same. The router's name is none of it: it is that of the call that finishes.
         restart: Throw an unfinished run away instead of continuing it.
 
     Attributes:
@@ -152,7 +153,10 @@ class TrainingRun:
         if os.name == "nt":  # which removes no open file
             self._lock.close()
         if remove:
-            shutil.rmtree(self.folder, ignore_errors=True)
+            with contextlib.suppress(OSError):  # a folder with files of somebody else stays
+                for path in (self.folder / _STATE, *self.folder.glob(f".{_STATE}.*"), self.folder / _LOCK):
+                    path.unlink(missing_ok=True)
+                self.folder.rmdir()
         self._lock.close()
         self._lock = None  # from here on the folder may be another run's
 
@@ -194,7 +198,7 @@ def _locked(folder: Path) -> BinaryIO:
     """A file in the folder that nobody else can lock until it is closed."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        file = (folder / "lock").open("ab")
+        file = (folder / _LOCK).open("ab")
     except OSError as error:
         raise ConfigurationError(f"no checkpoint can be written to {folder}: {error.strerror or error}") from error
     if not try_lock(file):

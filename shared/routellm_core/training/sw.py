@@ -32,6 +32,7 @@ def train_sw(
     drop_unrated: bool = True,
     sample: int = 2000,
     seed: int = 0,
+    name: str | None = None,
     out: Path | None = None,
 ) -> TrainingResult:
     """Build a similarity-weighted router, measure it and calibrate it on a sample of its own prompts.
@@ -50,6 +51,7 @@ def train_sw(
         drop_unrated: Leave out battles of models without a tier, and count them in the log; False raises.
         sample: Prompts to calibrate on, all if there are fewer; at least 1.
         seed: Of the sample.
+        name: What records call the router; None calls it by its kind.
         out: Save the router here.
 
     Returns:
@@ -85,7 +87,7 @@ def train_sw(
                 given = given[np.unique(battles.prompt_index[keep])]  # the order in which `take` leaves prompts
             battles = battles.take(keep)
     router = SimilarityWeightedRouter.from_battles(
-        battles, encoder=encoder, tiers=tiers, strong=strong, weak=weak, vectors=given
+        battles, encoder=encoder, tiers=tiers, strong=strong, weak=weak, vectors=given, name=name
     )
     rows = np.random.default_rng(seed).permutation(len(battles.prompts))[:sample]
     win_rates = router.own_win_rates(rows)

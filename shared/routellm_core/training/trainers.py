@@ -50,8 +50,9 @@ def train(kind: str, material: TrainingMaterial, *, out: Path | None = None, **o
         kind: "mf", "sw", "bert", "causal", or one that another distribution registered.
         material: Cleaned battles with their tiers and the pair.
         out: Save the router here, and keep checkpoints beside it until then.
-        options: Of that kind's trainer, see `options_of`. For trainers that learn from labels also `label_sides`:
-            the `over` of `TrainingMaterial.labels`.
+        options: Of that kind's trainer, see `options_of`; each of ours has `name`, what records call the router
+            (default: its kind). For trainers that learn from labels also `label_sides`: the `over` of
+            `TrainingMaterial.labels`.
 
     Raises:
         UnknownKindError: No such trainer.
