@@ -6,11 +6,11 @@
    own labels (MMLU: 1,531 random ones, all else checked; GSM8K: five folds), and an oracle that knows both scores.
 2. luck: how much of the oracle's lead one more answer would undo: routerdc's questions with ten samples an answer
    (training data), and MT-Bench's two turns. And how wide an interval is at n questions.
-3. topic: what the default router knows on MMLU between subjects and within them.
+3. topic: what the routers know on MMLU between subjects and within them.
 4. worth: the share of strong calls a wish needs, times prices; and where the router is ahead of prompt length.
 5. pairs: the router on other models than the paper's, drawn from the result of `python benchmarks/transfer.py`.
 
-Needs the extras `eval` and `fit`; prints JSON and writes it beside the other results. Nothing is tuned here.
+Needs the extras `eval`, `fit` and `onnx`; prints JSON and writes it beside the other results. Nothing is tuned here.
 """
 
 from __future__ import annotations
@@ -263,19 +263,39 @@ def topic_figures(data: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     }
     drawn = resample(scorers, strong, weak, rng=np.random.default_rng(0), with_paper=False)
     order = np.argsort(gap)
-    rest = topic != order[0]
+    both = {"default": win_rates, "contextual": load_router("contextual").win_rate(prompts)}
     figures = {
         "topics": len(names),
         "apgr": {way: apgr(scores, strong, weak) for way, scores in scorers.items()},
         "interval": {way: interval(found.apgr) for way, found in drawn.items()},
         "correlation_of_topics_win_rate_and_gap": np.corrcoef(mean_win_rate, gap)[0, 1],
-        "apgr_without_the_topic_of_the_smallest_gap": {
-            way: apgr(scorers[way][rest], strong[rest], weak[rest]) for way in ("default", "prompt length")
+        "beside_prompt_length": {
+            "all_topics": beside_length(both, prompts, strong, weak, np.full(len(prompts), True)),
+            "without_the_topic_of_the_smallest_gap": beside_length(both, prompts, strong, weak, topic != order[0]),
         },
         "smallest_gaps": {str(names[i]): gap[i] for i in order[:4]},
         "largest_gaps": {str(names[i]): gap[i] for i in order[-4:]},
     }
     return figures, {"win_rate": mean_win_rate, "gap": gap, "size": size}
+
+
+def beside_length(
+    routers: Scorers, prompts: list[str], strong: np.ndarray, weak: np.ndarray, kept: np.ndarray
+) -> dict[str, Any]:
+    """APGR of each router and of prompt length on some prompts, and the paired difference."""
+    scorers = {way: scores[kept] for way, scores in {**routers, "prompt length": lengths(prompts)}.items()}
+    drawn = resample(scorers, strong[kept], weak[kept], rng=np.random.default_rng(0), with_paper=False)
+    length = apgr(scorers["prompt length"], strong[kept], weak[kept])
+    found: dict[str, Any] = {"prompt length": {"apgr": length, "interval": interval(drawn["prompt length"].apgr)}}
+    for way in routers:
+        reached = apgr(scorers[way], strong[kept], weak[kept])
+        found[way] = {
+            "apgr": reached,
+            "interval": interval(drawn[way].apgr),
+            "difference": reached - length,
+            "interval_of_the_difference": interval(drawn[way].apgr - drawn["prompt length"].apgr),
+        }
+    return found
 
 
 def ranks_within(scores: np.ndarray, groups: np.ndarray) -> np.ndarray:

@@ -228,6 +228,20 @@ def test_places_within_groups_keep_the_order_and_nothing_else(script):
     assert ranks.tolist() == [0.25, 0.75, 0.75, 0.25]
 
 
+def test_a_router_is_held_against_prompt_length_on_the_prompts_that_are_kept(script):
+    prompts = ["a", "bbb", "cc", "dddd"]
+    strong, weak = np.array([1.0, 1.0, 1.0, 0.0]), np.array([0.0, 1.0, 1.0, 1.0])
+    kept = np.array([True, True, True, False])
+    found = script("limits").beside_length({"router": np.array([0.9, 0.1, 0.2, 1.0])}, prompts, strong, weak, kept)
+    # one of three prompts gains. First in order, PGR is 1 from a share of 1/3: 1/6 + 2/3; last, it rises over the
+    # last 1/3: 1/6
+    assert found["router"]["apgr"] == pytest.approx(5 / 6)
+    assert found["prompt length"]["apgr"] == pytest.approx(1 / 6)
+    assert found["router"]["difference"] == pytest.approx(2 / 3)
+    low, high = found["router"]["interval_of_the_difference"]
+    assert 0 <= low <= high <= 2 / 3 + 1e-9
+
+
 @pytest.mark.parametrize(("share", "ratio", "bill"), [(1.0, 10, 1.0), (0.0, 10, 0.1), (0.5, 5, 0.6), (0.3, 1, 1.0)])
 def test_the_bill_is_the_strong_share_and_what_the_weak_calls_cost(script, share, ratio, bill):
     assert script("limits").bill(share, ratio) == pytest.approx(bill)

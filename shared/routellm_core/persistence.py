@@ -7,11 +7,8 @@ import hashlib
 import json
 import mmap
 import os
-import re
-import secrets
-import shutil
 import stat
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -21,7 +18,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import load as parse_tensors
 from safetensors.numpy import save_file as save_tensors
 
-from routellm_core.errors import ConfigurationError, RouterFormatError
+from routellm_core.errors import RouterFormatError
+from routellm_core.folders import CONFIG, FILES, TENSORS, beside, is_interrupted, previous_of
 
 __all__ = [
     "CONFIG",
@@ -29,12 +27,10 @@ __all__ = [
     "FORMAT",
     "TENSORS",
     "check_files",
-    "check_replaceable",
     "digest_of",
     "digests_of_files",
     "read_config",
     "read_tensors",
-    "replace_folder",
     "try_lock",
     "write_bytes",
     "write_config",
@@ -42,11 +38,6 @@ __all__ = [
 ]
 
 FORMAT = 1  # raised when an older version could not read the folder any more
-CONFIG = "config.json"
-TENSORS = "model.safetensors"
-FILES = "files"  # folder of what a router keeps beside its tensors, such as a transformer
-_OURS = (CONFIG, TENSORS, FILES, "encoder")
-_REPLACED = ".replaced"  # suffix of the previous folder while a new one takes its name
 _DTYPES = {
     **{f"F{8 * size}": f"<f{size}" for size in (2, 4, 8)},
     **{f"I{8 * size}": f"<i{size}" for size in (1, 2, 4, 8)},
@@ -76,7 +67,7 @@ def write_bytes(path: Path, content: bytes) -> None:
     path = Path(os.path.realpath(path))
     if path.exists() and not path.is_file():
         raise OSError(errno.EINVAL, "not a regular file", str(path))
-    temporary = _beside(path)
+    temporary = beside(path)
     # created like any file, so that the kernel applies the umask; asking for the umask would change it
     handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
     try:
@@ -108,8 +99,10 @@ def read_config(folder: Path) -> dict[str, Any]:
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        previous = folder.with_name(folder.name + _REPLACED)
-        hint = f"; an interrupted save left the previous one in {previous}: rename it back" if previous.is_dir() else ""
+        hint = ""
+        if is_interrupted(folder):
+            previous = previous_of(Path(os.path.realpath(folder)))
+            hint = f"; an interrupted save left the previous one in {previous}: rename it back"
         raise RouterFormatError(f"no {CONFIG} in {folder}, so there is nothing to load{hint}") from None
     except (OSError, ValueError, RecursionError) as error:
         raise RouterFormatError(f"{path} cannot be read: {error}") from error
@@ -127,7 +120,7 @@ def read_config(folder: Path) -> dict[str, Any]:
 def write_tensors(folder: Path, tensors: Mapping[str, NDArray[Any]]) -> str:
     """Write model.safetensors and return its SHA-256. The tensors are not copied to one block of memory first."""
     path = Path(os.path.realpath(folder / TENSORS))
-    temporary = _beside(path)
+    temporary = beside(path)
     # made like any file and its mode put back after: safetensors gives its files a mode of their own
     temporary.touch(exist_ok=False)
     try:
@@ -229,161 +222,6 @@ def _sha256_of(file: BinaryIO) -> str:
     return digest.hexdigest()
 
 
-def replace_folder(folder: Path, fill: Callable[[Path], None], *, part: str = "router") -> None:
-    """Make `folder` hold what `fill` writes, whole or not at all, also when the process is killed.
-
-    `fill` gets a temporary folder, which takes the folder's place when complete. An empty folder stays the one it is,
-    as somebody may stand in it: it gets the files, config.json last. Files in the folder that are no part of a router
-    (a README, say) stay. Only one process may save to a folder at a time. `part` is as for `check_replaceable`.
-
-    Raises:
-        ConfigurationError: The path cannot be a folder, holds something that is no saved router, or a router that
-            cannot be replaced as a whole, see `check_replaceable`.
-    """
-    folder = check_replaceable(folder, part=part)
-    previous = folder.with_name(folder.name + _REPLACED)
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        _clear_up(folder, previous)
-        is_empty = folder.exists() and not any(folder.iterdir())
-        temporary = folder / _beside(folder).name if is_empty else _beside(folder)
-        temporary.mkdir()
-    except (FileExistsError, NotADirectoryError) as error:
-        raise ConfigurationError(f"{str(folder)!r} cannot be a folder: {error}") from error
-    try:
-        fill(temporary)
-        if is_empty:
-            _move_up(temporary)
-        else:
-            _swap(folder, temporary, previous)
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise
-    shutil.rmtree(previous, ignore_errors=True)
-
-
-def _move_up(temporary: Path) -> None:
-    """The files to the folder above, which has none; without config.json nothing of it can be loaded."""
-    names = sorted((path.name for path in temporary.iterdir()), key=CONFIG.__eq__)
-    moved = [temporary.parent / name for name in names]
-    try:
-        for target in moved:
-            os.rename(temporary / target.name, target)
-    except BaseException:
-        _remove(moved)
-        raise
-    temporary.rmdir()
-
-
-def _swap(folder: Path, temporary: Path, previous: Path) -> None:
-    if folder.exists():
-        for other in folder.iterdir():
-            if other.name not in _OURS:
-                _copy(other, temporary / other.name)
-        shutil.rmtree(previous, ignore_errors=True)
-        os.rename(folder, previous)
-    try:
-        os.rename(temporary, folder)
-    except BaseException:
-        if previous.exists() and not folder.exists():
-            os.rename(previous, folder)
-        raise
-
-
-def _clear_up(folder: Path, previous: Path) -> None:
-    """What a killed save left: half-written folders go, and the router it had moved away comes back."""
-    if previous.is_dir() and not folder.exists():
-        os.rename(previous, folder)  # the files beside the router are copied from there
-    if folder.is_dir() and (inside := _half_written(folder, folder.name)):
-        _remove(inside if (folder / CONFIG).exists() else [*(folder / name for name in _OURS), *inside])
-    _remove(_half_written(folder.parent, folder.name))
-
-
-def _half_written(above: Path, name: str) -> list[Path]:
-    """Folders that saves to a folder of this name have begun."""
-    pattern = re.compile(rf"\.{re.escape(name)}\.[0-9a-f]{{8}}")
-    return [p for p in above.iterdir() if pattern.fullmatch(p.name) and p.is_dir() and not p.is_symlink()]
-
-
-def _remove(paths: Iterable[Path]) -> None:
-    for path in paths:
-        if path.is_dir():
-            shutil.rmtree(path, ignore_errors=True)
-        else:
-            path.unlink(missing_ok=True)
-
-
-def check_replaceable(folder: Path, *, part: str = "router") -> Path:
-    """The folder's real path, if `replace_folder` may write it: to be asked before hours of work.
-
-    Args:
-        folder: Where to save to.
-        part: What is to be saved, "router" or "verifier"; neither replaces the other.
-
-    Raises:
-        ConfigurationError: The path cannot be a folder, holds something that is no saved router (or verifier), or lies
-            where nothing may be written; or it holds one and cannot be renamed, as this program runs in it, or a disk
-            is mounted there.
-    """
-    try:
-        real = Path(os.path.realpath(folder))
-        exists = real.exists()
-    except (OSError, ValueError) as error:  # too long, or with a NUL
-        raise ConfigurationError(f"{str(folder)[:200]!r} cannot be a folder: {error}") from error
-    is_empty = exists and _is_empty(real)
-    if exists and not is_empty:
-        _check_can_go(real, part)
-    above = real if is_empty or not real.name else next(each for each in real.parents if each.exists())
-    if not above.is_dir() or not os.access(above, os.W_OK | os.X_OK):
-        raise ConfigurationError(f"{str(real)!r} cannot be a folder: {above} is none that may be written to")
-    return real
-
-
-def _check_can_go(folder: Path, part: str) -> None:
-    there = _part_in(folder)
-    if there is None:
-        raise ConfigurationError(f"{folder} exists and does not hold a saved {part}; give another path")
-    if there != part:
-        raise ConfigurationError(f"{folder} holds a {there}, which a {part} would replace; give another path")
-    if _is_within(folder):
-        raise ConfigurationError(
-            f"the {part} in {folder} cannot be replaced as a whole, as this program runs in it: change to another "
-            "folder (cd ..), or give another path"
-        )
-    if os.path.ismount(folder):
-        raise ConfigurationError(
-            f"the {part} in {folder} cannot be replaced as a whole, as a disk is mounted there: give another path"
-        )
-
-
-def _is_within(folder: Path) -> bool:
-    """Whether the working folder is this one, or below it."""
-    try:
-        return Path(os.getcwd()).is_relative_to(folder)
-    except OSError:  # it is gone
-        return False
-
-
-def _is_empty(folder: Path) -> bool:
-    """Whether there is nothing in it but what a killed save into it when it was empty has left."""
-    if not folder.is_dir():
-        return False
-    names = {path.name for path in folder.iterdir()}
-    begun = {path.name for path in _half_written(folder, folder.name)}
-    return names == begun or (bool(begun) and CONFIG not in names and names <= {*_OURS, *begun})
-
-
-def _part_in(folder: Path) -> str | None:
-    """What of ours it holds, "router" or "verifier"; a config.json alone is no sign, others have one too."""
-    try:
-        config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
-        return None
-    if not isinstance(config, dict) or not {"format", "kind", "settings", "tensors_sha256"} <= config.keys():
-        return None
-    return str(config.get("part", "router"))
-
-
 def try_lock(file: BinaryIO) -> bool:
     """Lock a file until it is closed, or the process ends; False if somebody else has it."""
     try:
@@ -397,14 +235,3 @@ def try_lock(file: BinaryIO) -> bool:
     except OSError:  # a file system without locks
         return True
     return True
-
-
-def _copy(source: Path, target: Path) -> None:
-    if source.is_dir() and not source.is_symlink():
-        shutil.copytree(source, target, symlinks=True)
-    else:
-        shutil.copy2(source, target, follow_symlinks=False)
-
-
-def _beside(path: Path) -> Path:
-    return path.with_name(f".{path.name}.{secrets.token_hex(4)}")

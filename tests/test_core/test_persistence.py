@@ -1,16 +1,18 @@
 """Files: whole or not at all."""
 
+import errno
 import json
 import os
 import signal
 import subprocess
 import sys
 import textwrap
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from routellm_core import RandomRouter, load_router, persistence
+from routellm_core import RandomRouter, folders, load_router, persistence
 from routellm_core.errors import ConfigurationError, RouterFormatError, UnknownKindError
 
 
@@ -63,8 +65,8 @@ def test_a_process_killed_while_saving_leaves_a_whole_router_or_says_where_it_is
         assert load_router(tmp_path / "router").seed == 1
     else:
         with pytest.raises(RouterFormatError, match="rename it back") as caught:
-            persistence.read_config(tmp_path / "router")
-        os.rename(tmp_path / "router.replaced", tmp_path / "router")
+            load_router(tmp_path / "router")
+        os.rename(tmp_path / ".router.replaced", tmp_path / "router")
         assert "router.replaced" in str(caught.value)
         assert load_router(tmp_path / "router").seed == 1
     RandomRouter(seed=3).save(tmp_path / "router")
@@ -209,8 +211,8 @@ def test_a_save_clears_up_what_a_killed_one_left(tmp_path):
     folder = tmp_path / "router"
     RandomRouter().save(folder)
     (folder / "NOTES.txt").write_text("mine")
-    folder.rename(tmp_path / "router.replaced")  # killed between the two renames
-    (tmp_path / ".router.0123abcd").mkdir()  # killed while writing
+    folder.rename(tmp_path / ".router.replaced")  # killed between the two renames
+    (tmp_path / ".router.0123abcd.unfinished").mkdir()  # killed while writing
     (tmp_path / ".router.theirs").mkdir()  # no name of ours
     RandomRouter(seed=3).save(folder)
     assert (folder / "NOTES.txt").read_text() == "mine"
@@ -306,3 +308,194 @@ def test_a_process_killed_while_it_fills_an_empty_folder_leaves_a_whole_router_o
     RandomRouter(seed=3).save(tmp_path / "mine")
     assert load_router(tmp_path / "mine").seed == 3
     assert sorted(os.listdir(tmp_path / "mine")) == ["config.json", "model.safetensors"]
+
+
+# -- what is somebody's own
+def test_folders_that_only_look_like_those_of_a_killed_save_stay(tmp_path):
+    beside = [".router.20261122", "router.replaced"]  # a copy by its date, and an older router put aside
+    for name in beside:
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "notes.txt").write_text("mine")
+    RandomRouter(seed=8).save(tmp_path / "kept" / "router.replaced")
+    for seed in (1, 2):
+        RandomRouter(seed=seed).save(tmp_path / "router")
+        RandomRouter(seed=seed).save(tmp_path / "kept" / "router")
+        (tmp_path / "router" / ".router.20261122").mkdir(exist_ok=True)
+    assert [(tmp_path / name / "notes.txt").read_text() for name in beside] == ["mine", "mine"]
+    assert (tmp_path / "router" / ".router.20261122").is_dir()
+    assert load_router(tmp_path / "kept" / "router.replaced").seed == 8
+
+
+@pytest.mark.parametrize("there", ["a file", "a link", "a verifier", "notes", "a router, and the folder empty"])
+def test_what_lies_where_the_previous_router_is_put_is_neither_replaced_nor_removed(tmp_path, there):
+    aside = tmp_path / ".router.replaced"
+    if there == "a file":
+        aside.write_text("mine")
+    elif there == "a link":
+        RandomRouter().save(tmp_path / "linked")
+        aside.symlink_to(tmp_path / "linked")
+    else:
+        RandomRouter().save(aside)
+        config = json.loads((aside / "config.json").read_text())
+        if there == "a verifier":
+            (aside / "config.json").write_text(json.dumps({**config, "part": "verifier"}))
+        elif there == "notes":
+            (aside / "config.json").unlink()
+        else:
+            (tmp_path / "router").mkdir()
+    before = sorted(map(str, tmp_path.rglob("*")))
+    with pytest.raises(ConfigurationError, match=r"\.router\.replaced is in the way"):
+        RandomRouter().save(tmp_path / "router")
+    assert sorted(map(str, tmp_path.rglob("*"))) == before
+
+
+def test_folders_called_files_and_encoder_of_a_router_that_has_none_stay(tmp_path):
+    RandomRouter(seed=1).save(tmp_path / "router")
+    for name in ("files", "encoder"):
+        (tmp_path / "router" / name).mkdir()
+        (tmp_path / "router" / name / "labels.csv").write_text("mine")
+    RandomRouter(seed=2).save(tmp_path / "router")
+    assert load_router(tmp_path / "router").seed == 2
+    assert [(tmp_path / "router" / name / "labels.csv").read_text() for name in ("files", "encoder")] == ["mine"] * 2
+
+
+class WithFile(RandomRouter):
+    """Beside its tensors it keeps a file."""
+
+    file = "weights.bin"
+
+    def save_files(self, folder):
+        (folder / self.file).write_text("ours")
+
+
+def test_a_file_among_those_of_the_router_stays_and_the_routers_own_go(tmp_path):
+    WithFile().save(tmp_path / "router")
+    (tmp_path / "router" / "files" / "below").mkdir()
+    (tmp_path / "router" / "files" / "below" / "labels.csv").write_text("mine")
+    RandomRouter(seed=2).save(tmp_path / "router")
+    assert sorted(p.name for p in (tmp_path / "router").rglob("*") if p.is_file()) == [
+        "config.json",
+        "labels.csv",
+        "model.safetensors",
+    ]
+
+
+def test_a_router_with_a_file_of_the_name_of_somebody_elses_is_not_saved_over_it(tmp_path):
+    RandomRouter(seed=1).save(tmp_path / "router")
+    (tmp_path / "router" / "files").mkdir()
+    (tmp_path / "router" / "files" / "weights.bin").write_text("mine")
+    with pytest.raises(ConfigurationError, match="files is no part of what is saved there, but in its way"):
+        WithFile().save(tmp_path / "router")
+    assert (tmp_path / "router" / "files" / "weights.bin").read_text() == "mine"
+    assert os.listdir(tmp_path) == ["router"]
+
+
+def test_a_log_that_is_being_written_in_the_folder_goes_on(tmp_path):
+    RandomRouter(seed=1).save(tmp_path / "router")
+    with (tmp_path / "router" / "calls.jsonl").open("a") as log:
+        print("before", file=log, flush=True)
+        RandomRouter(seed=2).save(tmp_path / "router")
+        print("after", file=log)
+    assert (tmp_path / "router" / "calls.jsonl").read_text() == "before\nafter\n"
+
+
+def test_without_links_the_other_files_are_copied_and_a_mounted_disk_is_left_alone(tmp_path, monkeypatch):
+    RandomRouter(seed=1).save(tmp_path / "router")
+    (tmp_path / "router" / "data").mkdir()
+    (tmp_path / "router" / "data" / "x").write_text("mine")
+    failure = OSError(errno.EPERM, "no links here")
+
+    def link(source, target):
+        raise failure
+
+    monkeypatch.setattr(os, "link", link)
+    RandomRouter(seed=2).save(tmp_path / "router")
+    assert (tmp_path / "router" / "data" / "x").read_text() == "mine"
+    failure = OSError(errno.EXDEV, "another disk")  # removing the old folder would remove what is on the disk
+    with pytest.raises(ConfigurationError, match=r"a disk is mounted at .*router.data.x or above"):
+        RandomRouter(seed=3).save(tmp_path / "router")
+    assert load_router(tmp_path / "router").seed == 2
+    assert os.listdir(tmp_path) == ["router"]
+
+
+@pytest.mark.parametrize("first", ["nothing", "an empty folder"])
+def test_files_that_come_while_a_router_is_being_saved_stay(tmp_path, first):
+    folder = tmp_path / "router"
+
+    class Slow(RandomRouter):
+        def save_files(self, _):
+            folder.mkdir(exist_ok=True)
+            (folder / "config.json").write_text("mine")
+
+    if first != "nothing":
+        folder.mkdir()
+    with pytest.raises(ConfigurationError, match="give another path"):
+        Slow().save(folder)
+    assert (folder / "config.json").read_text() == "mine"
+    assert (os.listdir(tmp_path), os.listdir(folder)) == (["router"], ["config.json"])
+
+
+def test_a_private_folder_stays_private(tmp_path):
+    RandomRouter().save(tmp_path / "router")
+    (tmp_path / "router").chmod(0o700)
+    RandomRouter().save(tmp_path / "router")
+    assert (tmp_path / "router").stat().st_mode & 0o777 == 0o700
+
+
+@pytest.mark.parametrize("name", ["x" * 250, "ä" * 124, "circle"])
+def test_a_name_that_a_save_could_not_work_with_is_refused_before_the_work(tmp_path, name):
+    # file systems take 255 bytes; the temporary folder's name has 20 more
+    (tmp_path / "circle").symlink_to(tmp_path / "circle")
+    with pytest.raises(ConfigurationError, match="cannot be a folder"):
+        folders.check_replaceable(tmp_path / name)
+
+
+def test_there_is_nothing_to_load_where_a_path_has_no_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for path in (".", "/"):
+        with pytest.raises(RouterFormatError, match="nothing to load"):
+            persistence.read_config(Path(path))
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_process_killed_at_any_step_of_a_save_loses_no_file_of_anybody(tmp_path):
+    code = textwrap.dedent("""
+        import os, sys
+        from pathlib import Path
+        from routellm_core import RandomRouter, load_router
+
+        def stepping(real):
+            def step(*args, **options):
+                global left
+                left -= 1
+                if left < 0:
+                    os._exit(9)
+                return real(*args, **options)
+            return step
+
+        for killed_at in range(100):
+            folder = Path(sys.argv[1], str(killed_at), "router")
+            RandomRouter(seed=1).save(folder)
+            (folder / "README.md").write_text("mine")
+            child = os.fork()
+            if child == 0:
+                left = killed_at
+                for name in ("rename", "replace", "link", "mkdir", "rmdir", "unlink"):
+                    setattr(os, name, stepping(getattr(os, name)))
+                RandomRouter(seed=2).save(folder)
+                os._exit(0)
+            is_over = os.waitpid(child, 0)[1] == 0
+            RandomRouter(seed=3).save(folder)
+            assert load_router(folder).seed == 3
+            assert (folder / "README.md").read_text() == "mine"
+            assert os.listdir(folder.parent) == ["router"]
+            if is_over:
+                break
+        print(killed_at)
+    """)
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path)], env=environment, capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert 10 < int(done.stdout) < 99  # it was killed at some steps, and at last at none

@@ -427,7 +427,8 @@ def test_a_call_that_gave_up_waiting_is_not_scored_later():
     release.set()
     policy.router_timeout_s = 5
     assert decide(policy, text="last").reason == "score"
-    assert router.calls == [["0"], ["last"]]
+    # one of the first two held the only thread, if any began in time; the other is not scored
+    assert len(router.calls) <= 2 and router.calls[-1] == ["last"]
 
 
 def test_a_hung_router_does_not_keep_the_process_alive():

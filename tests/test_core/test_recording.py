@@ -115,6 +115,7 @@ def test_a_torn_line_is_counted_and_what_follows_is_whole(tmp_path):
         (b'{"id":"a","root_id":"a","time":1,"decision":{"route":"weak","reason":"score","win_rate":1.5}}\n', "outside"),
         (b'{"feedback": {"id": "a", "score": 2, "time": 1}}\n', "line 1: feedback is a number"),
         (b'{"feedback": 3}\n', "line 1"),
+        (b'{"feedback": {"id": "a", "score": 1, "time": 1%s}}\n' % (b"0" * 400), "line 1: int too large"),
     ],
 )
 def test_a_file_of_something_else_is_refused_by_its_line(tmp_path, content, message):
@@ -450,6 +451,8 @@ def test_a_file_is_utf8_even_when_a_prompt_is_not(tmp_path):
         ({"input_tokens": "many"}, "input_tokens is str, not int"),
         ({"id": None}, "id is NoneType, not str"),
         ({"decision": {"route": "weak"}}, "names no reason"),
+        ({"decision": {"route": "a", "reason": "score", "win_rate": 10**400}}, "int too large"),
+        ({"decision": {"route": "a", "reason": "score", "qualities": {"a": 10**400}}}, "int too large"),
     ],
 )
 def test_a_record_with_a_field_of_another_kind_is_refused_by_its_line(tmp_path, wrong, message):

@@ -263,3 +263,16 @@ def test_a_folder_is_no_place_for_the_page_and_that_is_said_before_the_work(tmp_
     refused = CliRunner().invoke(app, ["report", "own.csv", "--out", "."])
     assert refused.exit_code == 2
     assert "is a directory" in refused.output
+
+
+def test_the_page_does_not_replace_the_file_it_is_about(tmp_path, monkeypatch):
+    from typer.testing import CliRunner
+
+    from routellm_core.cli.app import app
+
+    monkeypatch.chdir(tmp_path)
+    text = "prompt,strong_score,weak_score\n" + "".join(f"prompt {i},1,{i % 2}\n" for i in range(20))
+    (tmp_path / "own.csv").write_text(text)
+    refused = CliRunner().invoke(app, ["report", "own.csv", "--router", "random", "--out", f"{tmp_path}/own.csv"])
+    assert "is the file to report on" in str(refused.exception)
+    assert (tmp_path / "own.csv").read_text() == text

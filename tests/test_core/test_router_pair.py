@@ -310,6 +310,7 @@ def test_two_pairs_of_one_router_have_two_names_which_records_and_folders_keep(t
     other = router.for_pair(Ability(value=1.97321, standard_error=0.3, n_scores=20), -0.5)
     assert one.name == same.name == "ours (gpt-4-1106-preview over mixtral-8x7b-instruct-v0.1)"
     assert other.name == "ours (1.973 over -0.5)"
+    assert router.for_pair(1.0, -0.0).name == "ours (1 over 0)"
     assert router.for_pair(STRONG, WEAK, name="mine").name == "mine"
     assert router.name == "ours"
 

@@ -365,6 +365,10 @@ def test_of_a_verifier_saved_before_that_was_kept_nobody_knows_the_gains(
     np.testing.assert_array_equal(loaded.win_rate(["1 + 1 = 3"]), fitted.verifier.win_rate(["1 + 1 = 3"]))
     with pytest.raises(ConfigurationError, match="fit it again"):
         loaded.gain(["1 + 1 = 3"])  # type: ignore[attr-defined]
+    config["settings"]["learned"] = "gains"  # else it would be taken for one that learned the gains
+    path.write_text(json.dumps(config))
+    with pytest.raises(ConfigurationError, match="learned is 'gain', 'weak_score' or None, got 'gains'"):
+        load_verifier(tmp_path / "verifier")
 
 
 def test_answers_without_their_prompts_can_be_learned_from() -> None:

@@ -246,11 +246,12 @@ async def test_a_judge_that_is_late_delays_the_call_no_longer_than_said(
     call: str, make: Any, loopback: LoopbackOpenAI
 ) -> None:
     def late(request: dict[str, Any]) -> Reply:
-        return Reply(text="5", delay_s=1.0) if request["model"] == "judge" else reply(request)
+        return Reply(text="5", hang=True) if request["model"] == "judge" else reply(request)
 
     loopback.reply = late
     with collect_decisions() as decisions:
-        assert await read(make(router_timeout_s=0.05), call, EASY, None) == "strong answers"
+        assert await read(make({"timeout": 10}, router_timeout_s=0.05), call, EASY, None) == "strong answers"
+    loopback.release()
     assert decisions[0].error == "ScoringError: no win rate from router 'llm' within 0.05 s"
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import threading
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
@@ -388,8 +389,12 @@ def test_a_router_that_fails_sends_to_the_on_error_route() -> None:
 
 
 def test_a_router_that_is_late_does_not_hold_the_call() -> None:
+    release = threading.Event()
+    # were it waited for, "weak" would answer after the half minute
+    router = ScriptedRouter(lambda prompt: 0.1 * release.wait(30))
     with collect_decisions() as decisions:
-        answer = choice(router=ScriptedRouter(0.1, delay_s=0.3), router_timeout_s=0.01).invoke("easy")
+        answer = choice(router=router, router_timeout_s=0.01).invoke("easy")
+    release.set()
     assert answer == "strong: easy"
     assert decisions[0].reason == "scorer_error"
 

@@ -161,7 +161,8 @@ def _check_same_router(loaded: Router, folder: Path) -> None:
     Raises:
         ConfigurationError: The folder holds a router of another kind or name.
     """
-    from routellm_core.persistence import CONFIG, check_replaceable, read_config
+    from routellm_core.folders import check_replaceable
+    from routellm_core.persistence import CONFIG, read_config
 
     check_replaceable(folder)
     if not (folder / CONFIG).exists():

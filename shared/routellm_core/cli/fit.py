@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -11,7 +12,7 @@ import typer
 
 from routellm_core.cli.evaluate import Range, in_words_of_options, print_json
 from routellm_core.errors import ConfigurationError, DataError
-from routellm_core.persistence import check_replaceable
+from routellm_core.folders import check_replaceable
 
 __all__ = ["fit"]
 
@@ -80,7 +81,7 @@ def fit(
         if recorded
         else _labelled(file, strong, weak, metadata or (), topic=topic, score_range=score_range)
     )
-    called = out.absolute().name if name is None else name
+    called = Path(os.path.abspath(out)).name if name is None else name
     result = fit_router(**labels, base=base, learning_curve=learning_curve, seed=seed, name=called)
     try:
         result.save(out)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -9,7 +10,7 @@ import typer
 
 from routellm_core.cli.evaluate import print_json
 from routellm_core.errors import DataError
-from routellm_core.persistence import check_replaceable
+from routellm_core.folders import check_replaceable
 
 __all__ = ["fit_verifier_command"]
 
@@ -57,7 +58,7 @@ def fit_verifier_command(
         base_router=base,
         learning_curve=learning_curve,
         seed=seed,
-        name=out.absolute().name if name is None else name,
+        name=Path(os.path.abspath(out)).name if name is None else name,
     )
     try:
         result.save(out)

@@ -24,6 +24,7 @@ from routellm_core.cli.evaluate import (
     read_prices,
     read_sets,
 )
+from routellm_core.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from routellm_core.evaluation import Comparison, Evaluation
@@ -66,6 +67,8 @@ def report(
     from routellm_core.evaluation.report import write_report
     from routellm_core.routers import load_router
 
+    if any(out.resolve() == Path(file).resolve() for file in files):
+        raise ConfigurationError(f"--out {out} is the file to report on, which the page would replace: give another")
     out.parent.mkdir(parents=True, exist_ok=True)  # before the work: a wrong path should not cost it
     names = names_of(router or ["default"])
     routers = {name: load_router(source) for name, source in names.items()}  # first: they say which columns they want

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import sys
 from pathlib import Path
 from typing import Annotated, Any, get_args
@@ -11,7 +12,8 @@ from typing import Annotated, Any, get_args
 import typer
 
 from routellm_core.errors import ConfigurationError
-from routellm_core.persistence import CONFIG, check_replaceable
+from routellm_core.folders import check_replaceable
+from routellm_core.persistence import CONFIG
 
 __all__ = ["train"]
 
@@ -136,7 +138,7 @@ def train(
         if option not in known:
             raise ConfigurationError(f"training {kind!r} takes no --{option.replace('_', '-')}")
     if "name" in known:  # a trainer of somebody else's may have none
-        options.setdefault("name", out.absolute().name)
+        options.setdefault("name", Path(os.path.abspath(out)).name)
     if "encoder" in known:
         from routellm_core.encoders.resolve import resolve_encoder
 

@@ -94,7 +94,7 @@ class RecordedCall:
         try:
             call = cls(**{name: record[name] for name in _CALL_FIELDS if name in record})
             _check(call)
-        except (TypeError, KeyError, ValueError) as error:
+        except (TypeError, KeyError, ValueError, OverflowError) as error:
             raise DataError(f"no record of a call: {error}") from error
         return call
 

@@ -254,7 +254,7 @@ def _from_lines(path: Path) -> Recording:
                 _take(feedback, record["feedback"])
             else:
                 calls.append(RecordedCall.from_dict(record))
-        except (TypeError, KeyError, ValueError) as error:
+        except (TypeError, KeyError, ValueError, OverflowError) as error:
             raise DataError(f"{path}, line {number}: {error}") from error
     return Recording(calls=calls, feedback=feedback, n_torn=n_torn)
 
@@ -269,7 +269,7 @@ def _from_database(path: Path) -> Recording:
         calls = [RecordedCall.from_dict(json.loads(record)) for (record,) in rows]
         for given, score, time in db.execute("SELECT id, score, time FROM feedback ORDER BY rowid"):
             _take(feedback, {"id": given, "score": score, "time": time})
-    except (sqlite3.Error, TypeError, ValueError, RecursionError) as error:
+    except (sqlite3.Error, TypeError, ValueError, OverflowError, RecursionError) as error:
         raise DataError(f"{path}: {error}") from error
     finally:
         db.close()

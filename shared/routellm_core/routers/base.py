@@ -14,14 +14,8 @@ from numpy.typing import NDArray
 from routellm_core.calibration import Calibration
 from routellm_core.encoders.base import Encoder, checked_texts
 from routellm_core.errors import ConfigurationError, RouteLLMError, ScoringError
-from routellm_core.persistence import (
-    FILES,
-    FORMAT,
-    digests_of_files,
-    replace_folder,
-    write_config,
-    write_tensors,
-)
+from routellm_core.folders import replace_folder
+from routellm_core.persistence import FILES, FORMAT, digests_of_files, write_config, write_tensors
 
 __all__ = ["Router", "checked_win_rates", "pair_name"]
 

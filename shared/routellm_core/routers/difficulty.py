@@ -170,7 +170,7 @@ class DifficultyRouter(ByDifficulty):
             raise ConfigurationError(f"strong and weak are the same model, {names[0]!r}")
         strong_ability, weak_ability = self._ability(strong), self._ability(weak)
         strong_name, weak_name = (
-            f"{ability:.4g}" if known is None else known
+            f"{ability + 0.0:.4g}" if known is None else known  # no -0
             for known, ability in zip(names, (strong_ability, weak_ability), strict=True)
         )
         return DifficultyPairRouter(

@@ -11,6 +11,7 @@ from routellm_core.calibration import Calibration
 from routellm_core.encoders import as_encoder
 from routellm_core.encoders.base import Encoder, load_encoder
 from routellm_core.errors import ConfigurationError, RouteLLMError, RouterFormatError, UnknownKindError
+from routellm_core.folders import is_interrupted
 from routellm_core.persistence import FILES, check_files, read_config, read_tensors
 from routellm_core.routers.base import Router
 from routellm_core.routers.upstream import check_has_checkpoint, layout_of, official, router_and_threshold
@@ -91,7 +92,7 @@ def _load(source: str | Path, encoder: Any) -> Router:
         router = _load_folder(folder, encoder)
         router.name = published.hub
         return router
-    if name and _is_folder(name):
+    if name and (_is_folder(name) or is_interrupted(Path(name))):
         return _load_folder(Path(name).resolve(), encoder)
     if isinstance(source, str):
         check_has_checkpoint(name)

@@ -20,7 +20,8 @@ from safetensors.numpy import load as parse_tensors
 from safetensors.numpy import save as format_tensors
 
 from routellm_core.errors import ConfigurationError, RouterFormatError
-from routellm_core.persistence import check_replaceable, try_lock, write_bytes
+from routellm_core.folders import check_replaceable
+from routellm_core.persistence import try_lock, write_bytes
 from routellm_core.routers import Router
 
 __all__ = ["LOG", "TrainingResult", "TrainingRun", "check_seed"]

@@ -13,7 +13,7 @@ from routellm_core.data import Battles, Tiers, labels_for_pair
 from routellm_core.encoders.base import Encoder
 from routellm_core.encoders.vectors import vectors_of
 from routellm_core.errors import ConfigurationError, DataError, UnknownKindError
-from routellm_core.persistence import check_replaceable
+from routellm_core.folders import check_replaceable
 from routellm_core.routers.sw import SimilarityWeightedRouter
 from routellm_core.training.run import TrainingResult, TrainingRun, check_seed
 from routellm_core.training.validation import log_loss, validation_apgr

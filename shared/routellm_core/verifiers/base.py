@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 
 from routellm_core.encoders.base import Encoder
 from routellm_core.errors import ConfigurationError, RouteLLMError, ScoringError
-from routellm_core.persistence import FORMAT, replace_folder, write_config, write_tensors
+from routellm_core.folders import replace_folder
+from routellm_core.persistence import FORMAT, write_config, write_tensors
 from routellm_core.verifiers.answer import Answer, checked_answers
 
 __all__ = ["Verifier"]

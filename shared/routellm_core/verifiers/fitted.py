@@ -50,7 +50,7 @@ class FittedVerifier(Verifier):
         learned: "gain" or "weak_score". None: not known, as it was saved before that was kept.
 
     Raises:
-        ConfigurationError: Shapes that do not fit, or values that are not finite.
+        ConfigurationError: Shapes that do not fit, values that are not finite, or another `learned`.
     """
 
     kind: ClassVar[str] = "fitted_verifier"
@@ -116,6 +116,8 @@ class FittedVerifier(Verifier):
                 raise ConfigurationError(f"{name} holds values that are not finite")
         if width < 2 or width & (width - 1) or not np.isfinite(self.bias):
             raise ConfigurationError(f"n-grams are hashed into a power of two of columns, got {width}")
+        if self.learned not in ("gain", "weak_score", None):
+            raise ConfigurationError(f"learned is 'gain', 'weak_score' or None, got {self.learned!r}")
 
     # -- scoring
     def _score(self, answers: list[Answer], prompts: list[str | None]) -> Floats:
