@@ -279,7 +279,7 @@ def test_closed_and_full_streams_are_one_line(redirection, message):
         capture_output=True,
         text=True,
         check=False,
-        env=ENVIRONMENT,
+        env={name: value for name, value in ENVIRONMENT.items() if name != "PYTHONUNBUFFERED"},
     )
     assert done.returncode == 2
     assert message in done.stderr

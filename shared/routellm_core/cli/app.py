@@ -73,4 +73,6 @@ def run() -> None:
         raise SystemExit(2) from None
     except OSError as error:  # a full disk behind standard output, for example
         print(f"routellm: cannot write the result: {error.strerror or error}", file=sys.stderr)  # noqa: T201 - as above
+        if sys.stdout is not None:  # what it still holds would fail once more when Python ends, with exit code 120
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise SystemExit(2) from None
