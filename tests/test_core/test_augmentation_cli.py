@@ -239,6 +239,30 @@ def test_bad_arguments_are_one_line_and_exit_code_2(tmp_path, name, monkeypatch,
     assert not (tmp_path / "o").exists()
 
 
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("select", "--n", "1", "--out"),
+        ("gold", *PAIR, "--out"),
+        ("gold", *PAIR, "--out", "o", "--journal"),
+        ("judge", *PAIR, "--judge", f"openai:{JUDGE}", "--out"),
+    ],
+    ids=["select", "gold", "journal", "judge"],
+)
+def test_what_is_written_never_replaces_what_is_read(tmp_path, monkeypatch, capsys, command):
+    from routellm_core.cli import main
+
+    monkeypatch.chdir(tmp_path)
+    questions = write(tmp_path / "in.jsonl", [{"prompt": f"{n} x 7?", "answer": "42"} for n in range(3)])
+    before = questions.read_bytes()
+    monkeypatch.setattr(sys, "argv", ["routellm", "augment", command[0], "in.jsonl", *command[1:], str(questions)])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 2
+    assert "in.jsonl would be replaced" in capsys.readouterr().err
+    assert questions.read_bytes() == before
+
+
 def test_labels_never_replace_the_journal(tmp_path):
     questions = write(tmp_path / "in.jsonl", [{"prompt": "6 x 7?", "answer": "42"}])
     paid = tmp_path / "paid.jsonl"

@@ -87,6 +87,7 @@ def gold(
     """
     from routellm_core.augmentation import estimate_gold, label_from_scores, label_gold
 
+    _check_kept(file, out, journal)
     rows = from_file(file, column)
     if strong_column is not None or weak_column is not None:
         if strong_column is None or weak_column is None:
@@ -145,6 +146,7 @@ def judge(
     """
     from routellm_core.augmentation import estimate_judge, label_by_judge
 
+    _check_kept(file, out, journal)
     prompts = [row[column] for row in from_file(file, column)]
     shared: dict[str, Any] = {
         "strong": strong,
@@ -187,6 +189,7 @@ def select(
     from routellm_core.routers import load_router
     from routellm_core.routers.metadata import asked, known_metadata
 
+    _check_kept(file, out)
     rows = from_file(file, column)
     prompts = [row[column] for row in rows]
     loaded = load_router(router)
@@ -198,6 +201,11 @@ def select(
     chosen = select_prompts(prompts, win_rates, n, rng=np.random.default_rng(seed), encoder=loaded.encoder)
     _write(out, [rows[i] for i in chosen])
     typer.echo(f"{len(chosen)} of {len(rows)} prompts chosen: {out}", err=True)
+
+
+def _check_kept(file: str, *written: Path | None) -> None:
+    if any(path is not None and os.path.realpath(path) == os.path.realpath(file) for path in written):
+        raise ConfigurationError(f"{file} would be replaced by what is written: give another file")
 
 
 def _labelled(
