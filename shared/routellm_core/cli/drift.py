@@ -59,6 +59,7 @@ def drift(
 ) -> None:
     """Compare traffic with what was calibrated: win rates, strong share, and how far off the embeddings lie.
 
+    Give other prompts than those that were calibrated on: against themselves they lie too near, which counts as drift.
     What was found is printed, and the exit code is 0 either way unless --exit-code is given. One file is one test; to
     watch a running service use `DriftMonitor`, whose false-alarm rate holds however often it is looked at.
     """
